@@ -1,0 +1,174 @@
+package docs
+
+import (
+	"bufio"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+var (
+	update  = flag.Bool("update", false, "rewrite the generated documents")
+	results = flag.String("results", "", "output of `go test -json ./...`: every test named in the table must have passed in it")
+)
+
+// A row is one requirement of ledger.md.
+type row struct {
+	ID, Section, Level, Text, Test string
+	Table                          string // heading of its "##" section
+}
+
+var idForm = regexp.MustCompile(`^[A-Z0-9]+-[A-Za-z0-9.]+(-[A-Za-z0-9]+)*$`)
+
+func readLedger(t *testing.T) []row {
+	t.Helper()
+	f, err := os.Open("ledger.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var rows []row
+	table := ""
+	s := bufio.NewScanner(f)
+	s.Buffer(nil, 1<<20)
+	for s.Scan() {
+		line := s.Text()
+		if h, ok := strings.CutPrefix(line, "## "); ok {
+			table = h
+		}
+		cells := strings.Split(line, " | ")
+		if len(cells) < 5 || !strings.HasPrefix(line, "| ") {
+			continue
+		}
+		id := strings.TrimPrefix(cells[0], "| ")
+		if !idForm.MatchString(id) {
+			continue
+		}
+		rows = append(rows, row{id, cells[1], cells[2], strings.Join(cells[3:len(cells)-1], " | "), strings.TrimSuffix(cells[len(cells)-1], " |"), table})
+	}
+	if err := s.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return rows
+}
+
+// Rows that say of themselves that there is nothing to test.
+func untestable(r row) bool { return r.Test == "n/a" || r.Test == "doc" }
+
+// mustBeProven are the tables in which no row may be without a test.
+func mustBeProven(r row) bool {
+	return strings.HasPrefix(r.Table, "RFC 8461") || strings.HasPrefix(r.ID, "ERR-8461")
+}
+
+func TestConformanceTableIsCurrent(t *testing.T) {
+	rows := readLedger(t)
+	if len(rows) < 400 {
+		t.Fatalf("only %d rows were found in ledger.md", len(rows))
+	}
+	proofs := findProofs(t, "..", rows)
+	for _, r := range rows {
+		if mustBeProven(r) && !untestable(r) && len(proofs[r.ID]) == 0 {
+			t.Errorf("%s: no test names it: %s", r.ID, r.Text)
+		}
+	}
+	got := render(rows, proofs)
+	if *update {
+		if err := os.WriteFile("conformance.md", []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile("conformance.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Error("conformance.md is not what ledger and tests say; run: go generate ./docs")
+	}
+}
+
+// With -results every test that the table names must have run and passed.
+func TestNamedTestsPassed(t *testing.T) {
+	if *results == "" {
+		t.Log("without -results only the names of tests are checked; make test gives it")
+		return
+	}
+	outcome := readResults(t, *results)
+	for id, tests := range findProofs(t, "..", readLedger(t)) {
+		for _, name := range tests {
+			if got := outcome[name]; got != "pass" {
+				t.Errorf("%s: %s did not pass but %q", id, name, got)
+			}
+		}
+	}
+}
+
+func readResults(t *testing.T, path string) map[string]string {
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	outcome := map[string]string{}
+	dec := json.NewDecoder(f)
+	for dec.More() {
+		var e struct{ Action, Package, Test string }
+		if err := dec.Decode(&e); err != nil {
+			t.Fatal(err)
+		}
+		switch e.Action {
+		case "pass", "fail", "skip":
+			outcome[strings.TrimPrefix(e.Package, "stsrelay/")+"."+e.Test] = e.Action
+		}
+	}
+	return outcome
+}
+
+func render(rows []row, proofs map[string][]string) string {
+	var b strings.Builder
+	b.WriteString("<!-- Made by go generate ./docs from ledger.md and the names of the tests. Do not edit. -->\n")
+	b.WriteString("# Conformance\n\nEvery requirement of the [ledger](ledger.md) and the tests that prove it. A row without a test is not claimed.\n\n")
+	b.WriteString("| table | rows | proven | not done |\n|---|---|---|---|\n")
+	var tables []string
+	for _, r := range rows {
+		if !slices.Contains(tables, r.Table) {
+			tables = append(tables, r.Table)
+		}
+	}
+	for _, table := range tables {
+		n, proven, none := 0, 0, 0
+		for _, r := range rows {
+			switch {
+			case r.Table != table:
+				continue
+			case len(proofs[r.ID]) > 0:
+				proven++
+			case untestable(r):
+				none++
+			}
+			n++
+		}
+		fmt.Fprintf(&b, "| %s | %d | %d | %d |\n", table, n, proven, n-proven-none)
+	}
+	for _, table := range tables {
+		fmt.Fprintf(&b, "\n## %s\n\n| ID | level | status | tests |\n|---|---|---|---|\n", table)
+		for _, r := range rows {
+			if r.Table != table {
+				continue
+			}
+			status := "not done"
+			switch {
+			case len(proofs[r.ID]) > 0:
+				status = "proven"
+			case untestable(r):
+				status = "nothing to test"
+			}
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", r.ID, r.Level, status, strings.Join(proofs[r.ID], ", "))
+		}
+	}
+	return b.String()
+}
