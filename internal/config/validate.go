@@ -257,3 +257,19 @@ func LoadRoots(path string) (*x509.CertPool, error) {
 	}
 	return pool, nil
 }
+
+// Warnings says what is accepted but will surprise: for `config check` and the
+// log at start.
+func (c Config) Warnings() []string {
+	var w []string
+	if c.TLSRPT.Enabled && (c.TLSRPT.Organization != "" || len(c.DKIM) > 0) {
+		w = append(w, "TLS-RPT: sessions are tallied, but this version sends no reports yet; [tlsrpt] and [[dkim]] are checked and kept")
+	}
+	if c.Delivery.Enforcement == "audit" {
+		w = append(w, "[delivery] enforcement = \"audit\": policies are evaluated and counted, nothing is refused")
+	}
+	if c.Postmaster.IsNull() {
+		w = append(w, "postmaster is empty: bounces that cannot be delivered are told in the log only")
+	}
+	return w
+}
