@@ -4,8 +4,10 @@
 package addr
 
 import (
+	"errors"
 	"fmt"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
@@ -16,7 +18,8 @@ import (
 type Domain struct{ name string }
 
 // ParseDomain reads a domain name in A-label or U-label form. One trailing dot
-// is dropped. Address literals, underscores and control characters are errors.
+// is dropped. Address literals, names that end in a number, underscores and
+// control characters are errors. ParseDomain(d.String()) is d.
 func ParseDomain(s string) (Domain, error) {
 	name, err := canonical(s, false)
 	if err != nil {
@@ -40,10 +43,14 @@ func (d Domain) String() string { return d.name }
 // IsZero reports whether d is no domain.
 func (d Domain) IsZero() bool { return d.name == "" }
 
-// Unicode returns the U-label form for people; never use it for lookups.
+// Unicode returns the U-label form for people, or the A-labels where that would
+// not lead back to d; never use it for lookups.
 func (d Domain) Unicode() string {
 	u, err := idna.Display.ToUnicode(d.name)
 	if err != nil {
+		return d.name
+	}
+	if back, err := ParseDomain(u); err != nil || back != d {
 		return d.name
 	}
 	return u
@@ -66,40 +73,80 @@ func (d *Domain) UnmarshalText(b []byte) (err error) {
 	return err
 }
 
+// maxInput bounds what is given to the IDNA tables; no 253 octets of A-labels
+// come of more.
+const maxInput = 1024
+
+var (
+	errEmpty   = errors.New("empty name")
+	errTooLong = errors.New("longer than 253 octets")
+	errNumeric = errors.New("ends in a number; an IP address is written in brackets")
+)
+
 // canonical brings a name into the form we compare, or says why it cannot.
+// A-labels are taken as they are: names that IDNA2008 would not register, such
+// as those with emoji, exist and get mail.
 func canonical(s string, underscore bool) (string, error) {
-	s = strings.TrimSuffix(s, ".")
-	if s == "" {
-		return "", fmt.Errorf("empty name")
+	if len(s) > maxInput {
+		return "", errTooLong
 	}
-	ascii := strings.ToLower(s)
-	for i := 0; i < len(s); i++ {
-		if s[i] >= 0x80 {
-			a, err := idna.Lookup.ToASCII(s)
-			if err != nil {
-				return "", fmt.Errorf("not a valid internationalised name: %w", err)
-			}
-			ascii = a
-			break
-		}
+	name, err := toASCII(s)
+	if err != nil {
+		return "", err
 	}
-	if len(ascii) > 253 {
-		return "", fmt.Errorf("longer than 253 octets")
+	name = strings.TrimSuffix(name, ".")
+	if name == "" {
+		return "", errEmpty
 	}
-	for label := range strings.SplitSeq(ascii, ".") {
+	if len(name) > 253 { // 255 on the wire (RFC 1035, Section 2.3.4)
+		return "", errTooLong
+	}
+	var last string
+	for label := range strings.SplitSeq(name, ".") {
 		if err := checkLabel(label, underscore); err != nil {
 			return "", err
 		}
+		last = label
 	}
-	return ascii, nil
+	if strings.Trim(last, "0123456789") == "" {
+		// No such top-level domain can be (RFC 3696, Section 2); what looks like
+		// an IP address must never be taken for a name.
+		return "", errNumeric
+	}
+	return name, nil
+}
+
+// toASCII maps U-labels to lower-case A-labels (RFC 5891, with the mapping of
+// UTS #46) and ASCII to lower case.
+func toASCII(s string) (string, error) {
+	if isASCII(s) {
+		return strings.ToLower(s), nil
+	}
+	if !utf8.ValidString(s) {
+		return "", errors.New("not UTF-8") // the library would make a name of it
+	}
+	a, err := idna.Lookup.ToASCII(s)
+	if err != nil {
+		return "", fmt.Errorf("not a valid internationalised name: %w", err)
+	}
+	return a, nil
+}
+
+func isASCII(s string) bool {
+	for i := 0; i < len(s); i++ {
+		if s[i] >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 func checkLabel(label string, underscore bool) error {
 	if label == "" {
-		return fmt.Errorf("empty label")
+		return errors.New("empty label")
 	}
 	if len(label) > 63 {
-		return fmt.Errorf("label longer than 63 octets")
+		return errors.New("label longer than 63 octets")
 	}
 	if label[0] == '-' || label[len(label)-1] == '-' {
 		return fmt.Errorf("label %q begins or ends with a hyphen", label)

@@ -73,12 +73,13 @@ func HostHop(h Host, port uint16) NextHop {
 	return NextHop{host: h, port: port}
 }
 
-// LiteralHop is an address literal (RFC 5321, Section 4.1.3).
+// LiteralHop is an address literal (RFC 5321, Section 4.1.3). A zone is
+// dropped, for it means nothing beyond this machine.
 func LiteralHop(ip netip.Addr, port uint16) NextHop {
 	if port == 0 {
 		port = 25
 	}
-	return NextHop{ip: ip.Unmap(), port: port}
+	return NextHop{ip: ip.Unmap().WithZone(""), port: port}
 }
 
 // Domain returns the domain whose MX records are to be looked up, if it is one.
@@ -136,7 +137,8 @@ func (n NextHop) String() string {
 	return s
 }
 
-// ParseNextHop reads one of the three forms.
+// ParseNextHop reads one of the three forms. The tag of an IPv6 address may be
+// left out.
 func ParseNextHop(s string) (NextHop, error) {
 	if !strings.HasPrefix(s, "[") {
 		d, err := ParseDomain(s)
@@ -155,6 +157,9 @@ func ParseNextHop(s string) (NextHop, error) {
 		port = uint16(p)
 	}
 	if ip, err := ParseLiteral(inner); err == nil {
+		return LiteralHop(ip, port), nil
+	}
+	if ip, err := ParseLiteral("IPv6:" + inner); err == nil {
 		return LiteralHop(ip, port), nil
 	}
 	h, err := ParseHost(inner)
