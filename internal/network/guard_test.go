@@ -28,7 +28,7 @@ func TestGuard(t *testing.T) {
 		"64:ff9b::a9fe:a9fe": "the NAT64 form of 169.254.169.254, a link-local", "64:ff9b::": "unspecified",
 	}
 	for s, why := range forbidden {
-		t.Run("STS-3.3-20 the guard refuses "+s, func(t *testing.T) {
+		t.Run("refused: "+s, func(t *testing.T) {
 			ip := netip.MustParseAddr(s)
 			err := Guard{}.Check(ip)
 			var f *ForbiddenError

@@ -9,23 +9,29 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"time"
 
 	"stsrelay/internal/addr"
 )
 
 // An Answer is what DNS says about one name and type. No Records and a nil
-// error is NODATA.
+// error is NODATA. With ErrNXDomain the other fields are set as well: a denial
+// can be Secure (ledger DANE-2.1.1-04). Records are shared with the cache
+// beyond their first level: never write through a pointer or slice in them.
 type Answer[T any] struct {
 	Records   []T
-	Canonical string // name at the end of the CNAME chain: the question's name if there was none
-	Links     []Link // the CNAMEs passed, in order
-	Secure    bool   // AD from a resolver we trust: the answer and every link were validated
-	EDE       string // extended DNS error text for people (RFC 8914), usually ""
+	Canonical string    // name at the end of the CNAME chain: the question's name if there was none
+	Links     []Link    // the CNAMEs passed, in order
+	Secure    bool      // AD from a resolver we trust: the answer and every link were validated
+	EDE       string    // extended DNS error text for people (RFC 8914), usually ""
+	Expires   time.Time // when this is asked anew: end of the shortest TTL passed, or of a failure's short life
 }
 
-// A Link is one CNAME on the way.
+// A Link is one CNAME on the way. An answer that is not Secure does not tell
+// which of its links are (RFC 7672, Section 2.1.3): Secure is then false, and
+// Client.CNAME at From tells.
 type Link struct {
-	From, To string
+	From, To string // lower case, without trailing dot
 	Secure   bool
 }
 
@@ -46,10 +52,11 @@ func (t TLSA) String() string {
 	return fmt.Sprintf("%d %d %d %X", t.Usage, t.Selector, t.Matching, t.Data)
 }
 
-// Addresses is the answer to an A and AAAA question pair. A family that was
-// not asked for is nil. An address lookup fails only when no family gave an
+// Addresses is the answer to an A and AAAA question pair: IPv6 first, each
+// family in the resolver's order. A lookup fails only when no family gave an
 // address and at least one failed; Failed then and otherwise tells of a family
-// that could not be looked up.
+// that could not be looked up. Secure speaks of the families that gave an
+// address, or of all when none did.
 type Addresses struct {
 	Answer[netip.Addr]
 	Failed error
