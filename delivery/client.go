@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"crypto/x509"
+	"errors"
 	"net/netip"
 	"time"
 
@@ -47,4 +48,69 @@ type Timeouts struct {
 	Final    time.Duration // 10m: reply to the final dot
 	Quit     time.Duration // 10s
 	Idle     time.Duration // 10s: how long a kept connection waits for the next message
+}
+
+// A Client makes attempts. Its methods are safe for concurrent use; Run owns
+// the connections kept between them.
+type Client struct {
+	options Options
+}
+
+// New returns a Client, with every zero field of o at its default. It fails
+// when something required is missing.
+func New(o Options) (*Client, error) {
+	o = o.defaults()
+	if err := o.validate(); err != nil {
+		return nil, err
+	}
+	return &Client{options: o}, nil
+}
+
+// defaults fills in what was left zero. No family at all means both.
+func (o Options) defaults() Options {
+	if !o.IPv4 && !o.IPv6 {
+		o.IPv4, o.IPv6 = true, true
+	}
+	if o.MaxConnections <= 0 {
+		o.MaxConnections = 200
+	}
+	if o.MaxConnectionsPerHost <= 0 {
+		o.MaxConnectionsPerHost = 10
+	}
+	o.Timeouts = o.Timeouts.defaults()
+	return o
+}
+
+func (o Options) validate() error {
+	var errs []error
+	if o.Resolver == nil {
+		errs = append(errs, errors.New("delivery needs a Resolver"))
+	}
+	if o.Policies == nil {
+		errs = append(errs, errors.New("delivery needs Policies"))
+	}
+	if o.Dialer == nil {
+		errs = append(errs, errors.New("delivery needs a Dialer"))
+	}
+	return errors.Join(errs...)
+}
+
+func (t Timeouts) defaults() Timeouts {
+	set := func(d *time.Duration, def time.Duration) {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	set(&t.Connect, 30*time.Second)
+	set(&t.Greeting, 5*time.Minute)
+	set(&t.Hello, 5*time.Minute)
+	set(&t.TLS, 2*time.Minute)
+	set(&t.Mail, 5*time.Minute)
+	set(&t.Rcpt, 5*time.Minute)
+	set(&t.Data, 2*time.Minute)
+	set(&t.Block, 3*time.Minute)
+	set(&t.Final, 10*time.Minute)
+	set(&t.Quit, 10*time.Second)
+	set(&t.Idle, 10*time.Second)
+	return t
 }
