@@ -98,16 +98,13 @@ func (ch *chain) follow(target string) error {
 		return fmt.Errorf("more than %d CNAMEs in a row", maxLinks)
 	}
 	l := Link{From: bare(ch.name), To: bare(target), Secure: ch.secure}
-	for _, old := range ch.links {
-		if old.From == l.To {
+	ch.links = append(ch.links, l)
+	ch.name = target
+	for _, passed := range ch.links {
+		if passed.From == l.To {
 			return fmt.Errorf("CNAME loop at %s", l.To)
 		}
 	}
-	if l.From == l.To {
-		return fmt.Errorf("CNAME loop at %s", l.To)
-	}
-	ch.links = append(ch.links, l)
-	ch.name = target
 	return nil
 }
 

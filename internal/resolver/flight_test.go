@@ -99,18 +99,38 @@ func TestSharing(t *testing.T) {
 			}
 		})
 	})
-	t.Run("after the last caller has gone nothing is kept, and a new one starts afresh", func(t *testing.T) {
-		inBubble(t, Options{FailureTTL: time.Hour}, func(t *testing.T, c *Client, s *pipeServer) {
-			ctx, cancel := context.WithCancel(t.Context())
-			gone := make(chan error, 1)
-			go func() { _, err := c.MX(ctx, example); gone <- err }()
-			synctest.Wait()
-			cancel()
-			<-gone
-			close(s.release)
-			if _, err := c.MX(t.Context(), example); err != nil {
-				t.Fatal(err)
+	for name, settle := range map[string]bool{"at once": false, "a little later": true} {
+		t.Run("after the last caller has gone nothing is kept, and a new one starts afresh, "+name, func(t *testing.T) {
+			inBubble(t, Options{FailureTTL: time.Hour}, func(t *testing.T, c *Client, s *pipeServer) {
+				ctx, cancel := context.WithCancel(t.Context())
+				gone := make(chan error, 1)
+				go func() { _, err := c.MX(ctx, example); gone <- err }()
+				synctest.Wait()
+				cancel()
+				<-gone
+				if settle {
+					synctest.Wait()
+				}
+				close(s.release)
+				if _, err := c.MX(t.Context(), example); err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+	t.Run("callers that go away do not make a server look dead", func(t *testing.T) {
+		inBubble(t, Options{}, func(t *testing.T, c *Client, s *pipeServer) {
+			for range downAfter {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+				_, err := c.MX(ctx, example)
+				wantFailed(t, err)
+				cancel()
+				synctest.Wait()
 			}
+			if c.servers.list(time.Now())[0].down {
+				t.Error("it does")
+			}
+			close(s.release)
 		})
 	})
 	t.Run("a fresh lookup does not join an older one", func(t *testing.T) {

@@ -19,7 +19,7 @@ import (
 type fakeServer struct {
 	addr netip.AddrPort
 
-	mu      sync.Mutex
+	mu      sync.Mutex // guards what follows
 	zone    []dns.RR
 	secure  map[string]bool // names answered with AD
 	queries []dns.Question
@@ -72,6 +72,21 @@ func (s *fakeServer) add(t *testing.T, zone ...string) {
 		}
 		s.zone = append(s.zone, rr)
 	}
+}
+
+// sign makes what is said about names secure.
+func (s *fakeServer) sign(names ...string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, n := range names {
+		s.secure[n] = true
+	}
+}
+
+func (s *fakeServer) lastQuery() *dns.Msg {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.last
 }
 
 func (s *fakeServer) clear() {
