@@ -30,6 +30,10 @@ func read(t *testing.T, q question, spoil func(*dns.Msg), lines ...string) (chai
 	if spoil != nil {
 		spoil(m)
 	}
+	b := packed(m)
+	if err := m.Unpack(b); err != nil { // as the client sees it
+		t.Fatal(err)
+	}
 	ch := newChain(q)
 	_, err := ch.add(m, true, noon)
 	return ch, ch.expires.Sub(noon), err

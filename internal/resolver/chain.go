@@ -80,6 +80,8 @@ func (ch *chain) at(answer []dns.RR, now time.Time) (records []dns.RR, target st
 		switch {
 		case h.Rrtype == ch.qtype:
 			records = append(records, rr)
+		case isCNAME && h.Rdlength < 1:
+			return nil, "", errMalformed
 		case isCNAME && target != "" && target != lower(cname.Target):
 			return nil, "", fmt.Errorf("%s has more than one CNAME", bare(ch.name))
 		case isCNAME:
@@ -138,7 +140,10 @@ func seconds(ttl uint32) time.Duration {
 	return time.Duration(ttl) * time.Second
 }
 
-var errReferral = errors.New("a referral instead of an answer: the server does not recurse")
+var (
+	errSERVFAIL = errors.New("SERVFAIL")
+	errReferral = errors.New("a referral instead of an answer: the server does not recurse")
+)
 
 // usable says why a reply that matches the question is still no answer.
 func usable(m *dns.Msg) error {
@@ -147,10 +152,14 @@ func usable(m *dns.Msg) error {
 	case dns.RcodeNameError:
 		return nil
 	default:
-		if ede, _ := extendedError(m); ede != "" {
-			return fmt.Errorf("%s (%s)", rcodeName(m), ede)
+		err := errors.New(rcodeName(m))
+		if m.Rcode == dns.RcodeServerFailure {
+			err = errSERVFAIL
 		}
-		return errors.New(rcodeName(m))
+		if ede, _ := extendedError(m); ede != "" {
+			return fmt.Errorf("%w (%s)", err, ede)
+		}
+		return err
 	}
 	if len(m.Answer) > 0 || m.Authoritative || m.RecursionAvailable {
 		return nil

@@ -165,4 +165,3 @@ func TestInsecureLink(t *testing.T) {
 		})
 	}
 }
-

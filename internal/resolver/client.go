@@ -19,7 +19,7 @@ import (
 // Options are what a Client is made of. The zero value asks the servers of
 // /etc/resolv.conf for both address families.
 type Options struct {
-	Servers    []netip.AddrPort  // in order of preference; empty: resolv.conf, read again when it changes
+	Servers    []netip.AddrPort  // in order of preference, but trusted ones first; empty: resolv.conf, read again when it changes
 	ResolvConf string            // "": /etc/resolv.conf
 	TrustAD    bool              // believe the AD bit of every server; else only of loopback ones (ledger DANE-2.1.1-02)
 	Dialer     network.Dialer    // nil: the network

@@ -16,18 +16,14 @@ const rounds = 3
 // exchange asks the servers in turn until one gives an answer. A server that
 // says no (SERVFAIL, REFUSED, a closed port) is not asked again, one that is
 // silent is. Secure is AD from a server whose word on DNSSEC we take.
-//
-// After SERVFAIL from a trusted server the untrusted ones are not asked: that
-// may have been a validation failure, and an answer that nobody validated must
-// not take its place.
 func (c *Client) exchange(ctx context.Context, q question) (m *dns.Msg, secure bool, err error) {
 	list := c.servers.list(time.Now())
 	said := make([]error, len(list)) // why each server gave no answer
 	out := make([]bool, len(list))   // is not asked again
-	trustedOnly := false
+	held := false                    // untrusted servers are not asked
 	for round := range rounds {
 		for i, s := range list {
-			if out[i] || trustedOnly && !s.trusted || round > 0 && s.down {
+			if out[i] || held && !s.trusted || round > 0 && s.down {
 				continue
 			}
 			m, said[i] = c.try(ctx, s, q)
@@ -38,15 +34,24 @@ func (c *Client) exchange(ctx context.Context, q question) (m *dns.Msg, secure b
 				if said[i] = usable(m); said[i] == nil {
 					return m, m.AuthenticatedData && s.trusted, nil
 				}
-				trustedOnly = trustedOnly || s.trusted && m.Rcode == dns.RcodeServerFailure
 			}
 			if ctx.Err() != nil {
 				return nil, false, c.failed(q, because(list, said))
 			}
+			held = held || s.trusted && doubtful(said[i])
 			out[i] = !errors.Is(said[i], errSilent)
 		}
 	}
 	return nil, false, c.failed(q, because(list, said))
+}
+
+// doubtful reports whether a trusted server's failure may be an attacker's
+// work: SERVFAIL can mean that validation failed, and silence or rubbish that
+// the zone's servers are kept from it. An answer that nobody validates must not
+// take the place of that one, or DANE could be switched off by dropping packets.
+// A server that is not there or refuses us is another matter.
+func doubtful(err error) bool {
+	return errors.Is(err, errSERVFAIL) || errors.Is(err, errSilent) || errors.Is(err, errMalformed)
 }
 
 // because joins what the servers said into one line.

@@ -35,8 +35,8 @@ func ask(name string, qtype uint16) key {
 }
 
 // lookup answers k from the cache, from a lookup that is under way, or by one
-// of its own. read turns the records of the asked type into T and says false
-// of those that are not one.
+// of its own. read turns a record of the asked type into a T and says false
+// when it cannot be one; the lookup then fails.
 func lookup[T any](ctx context.Context, c *Client, k key, read func(dns.RR) (T, bool)) (Answer[T], error) {
 	if k.name == "" {
 		return Answer[T]{}, c.failed(k.question, errors.New("no name to ask for"))
@@ -66,17 +66,19 @@ func lookup[T any](ctx context.Context, c *Client, k key, read func(dns.RR) (T, 
 func find[T any](ctx context.Context, c *Client, q question, read func(dns.RR) (T, bool)) entry {
 	ch, err := c.resolve(ctx, q)
 	a := Answer[T]{Canonical: bare(ch.name), Links: ch.links, Secure: ch.secure, EDE: ch.ede, Expires: ch.expires}
+	for _, rr := range ch.records {
+		v, ok := read(rr)
+		if !ok {
+			err = c.failed(q, errMalformed)
+		}
+		a.Records = append(a.Records, v)
+	}
 	if err != nil && !errors.Is(err, ErrNXDomain) {
-		a.Secure = false
+		a.Records, a.Secure = nil, false
 		if !errors.Is(ctx.Err(), context.Canceled) { // else nobody waits, and nothing was found out
 			a.Expires = time.Now().Add(c.options.FailureTTL)
 		}
 		return entry{answer: a, err: err, expires: a.Expires, cost: entryCost, failure: true}
-	}
-	for _, rr := range ch.records {
-		if v, ok := read(rr); ok {
-			a.Records = append(a.Records, v)
-		}
 	}
 	return entry{answer: a, err: err, expires: a.Expires, cost: entryCost + ch.size}
 }

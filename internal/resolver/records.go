@@ -10,11 +10,14 @@ import (
 	"github.com/miekg/dns"
 )
 
+// The readers below say false of a record whose data is too short for its type:
+// the library takes an RR that ends early for one with empty fields.
+
 // readMX keeps odd names as text: a target that no host can have is the
 // caller's to skip and to tell of (ledger SMTP-5.1-17).
 func readMX(rr dns.RR) (MX, bool) {
 	r, ok := rr.(*dns.MX)
-	if !ok {
+	if !ok || r.Hdr.Rdlength < 3 {
 		return MX{}, false
 	}
 	mx := MX{Preference: r.Preference, Name: bare(r.Mx)}
@@ -38,7 +41,7 @@ func readTXT(rr dns.RR) (string, bool) {
 
 func readTLSA(rr dns.RR) (TLSA, bool) {
 	r, ok := rr.(*dns.TLSA)
-	if !ok {
+	if !ok || r.Hdr.Rdlength < 3 {
 		return TLSA{}, false
 	}
 	data, err := hex.DecodeString(r.Certificate)
@@ -50,7 +53,7 @@ func readTLSA(rr dns.RR) (TLSA, bool) {
 
 func readCNAME(rr dns.RR) (string, bool) {
 	r, ok := rr.(*dns.CNAME)
-	if !ok {
+	if !ok || r.Hdr.Rdlength < 1 {
 		return "", false
 	}
 	return bare(lower(r.Target)), true

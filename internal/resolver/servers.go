@@ -2,6 +2,7 @@ package resolver
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -56,8 +57,8 @@ func newServers(o Options, now time.Time) (*servers, error) {
 	return s, nil
 }
 
-// list returns the servers in the order to ask them: as configured, those that
-// are down last.
+// list returns the servers in the order to ask them: trusted ones first, those
+// that are down last among their like, else as configured.
 func (s *servers) list(now time.Time) []server {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -73,16 +74,18 @@ func (s *servers) list(now time.Time) []server {
 			down:    m.n >= downAfter && now.Sub(m.last).Abs() < downFor,
 		})
 	}
-	slices.SortStableFunc(list, func(a, b server) int {
-		switch {
-		case a.down == b.down:
-			return 0
-		case b.down:
-			return -1
-		}
-		return 1
-	})
+	slices.SortStableFunc(list, func(a, b server) int { return cmp.Compare(a.rank(), b.rank()) })
 	return list
+}
+
+func (s server) rank() (n int) {
+	if !s.trusted {
+		n += 2
+	}
+	if s.down {
+		n++
+	}
+	return n
 }
 
 // note remembers how a try went. One slow domain must not make a server look

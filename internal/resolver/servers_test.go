@@ -77,7 +77,7 @@ func TestResolvConf(t *testing.T) {
 }
 
 func TestDownServers(t *testing.T) {
-	a, b := netip.MustParseAddrPort("127.0.0.1:53"), netip.MustParseAddrPort("192.0.2.1:53")
+	a, b := netip.MustParseAddrPort("127.0.0.1:53"), netip.MustParseAddrPort("127.0.0.2:53")
 	fresh := func(t *testing.T) *servers {
 		s, err := newServers(Options{Servers: []netip.AddrPort{a, b}}, noon)
 		if err != nil {
@@ -113,13 +113,17 @@ func TestDownServers(t *testing.T) {
 			t.Error("still last")
 		}
 	})
-	t.Run("only what is on this machine is trusted unless the operator says so", func(t *testing.T) {
+	t.Run("only what is on this machine is trusted unless the operator says so, and asked first", func(t *testing.T) {
 		s := fresh(t)
-		if l := s.list(noon); !l[0].trusted || l[1].trusted {
+		s.addresses = []netip.AddrPort{abroad, a}
+		for range 3 {
+			s.note(a, errSilent, noon)
+		}
+		if l := s.list(noon); !l[0].trusted || l[1].trusted || l[0].address != a {
 			t.Errorf("%+v", l)
 		}
 		s.trustAD = true
-		if l := s.list(noon); !l[0].trusted || !l[1].trusted {
+		if l := s.list(noon); !l[0].trusted || !l[1].trusted || l[0].address != abroad {
 			t.Errorf("%+v", l)
 		}
 	})

@@ -59,13 +59,55 @@ func TestTrust(t *testing.T) {
 			t.Fatalf("secure %v, %v", a.Secure, err)
 		}
 	})
-	t.Run("an untrusted answer does not take the place of a trusted server's SERVFAIL", func(t *testing.T) {
-		trusted, forger := startServer(t), startServer(t, "example.test. 300 IN MX 10 forged.test.")
-		trusted.handle(code(dns.RcodeServerFailure, 0, ""))
-		d := mapDialer{to: map[string]netip.AddrPort{abroad.String(): forger.addr}}
-		c := newClient(t, Options{Servers: []netip.AddrPort{trusted.addr, abroad}, Dialer: d})
-		_, err := c.MX(t.Context(), example)
-		wantFailed(t, err)
+}
+
+// TestFallback is about a trusted server beside one that is not.
+func TestFallback(t *testing.T) {
+	garbled := func(_ string, q *dns.Msg) [][]byte {
+		m := new(dns.Msg)
+		m.SetReply(q)
+		rr, _ := dns.NewRR("example.test. 300 IN MX 10 mx.test.")
+		m.Answer = []dns.RR{rr}
+		b := packed(m)
+		return [][]byte{b[:len(b)-3]}
+	}
+	tests := map[string]struct {
+		trusted func(string, *dns.Msg) [][]byte
+		asked   bool
+	}{
+		"DANE-2.1.1-04 SERVFAIL is not replaced by an untrusted answer":          {code(dns.RcodeServerFailure, 0, ""), false},
+		"DANE-2.1.1-04 silence is not replaced by an untrusted answer":           {silence, false},
+		"DANE-2.1.1-04 a malformed reply is not replaced by an untrusted answer": {garbled, false},
+		"where the trusted server refuses us another may answer":                 {code(dns.RcodeRefused, 0, ""), true},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			trusted, other := startServer(t), startServer(t, "example.test. 300 IN MX 10 unvalidated.test.")
+			trusted.handle(tt.trusted)
+			d := mapDialer{to: map[string]netip.AddrPort{abroad.String(): other.addr}}
+			c := newClient(t, Options{Servers: []netip.AddrPort{abroad, trusted.addr}, Dialer: d, Timeout: quick})
+			_, err := c.MX(t.Context(), example)
+			if (err == nil) != tt.asked || (other.total() > 0) != tt.asked {
+				t.Errorf("%v, %d queries to the other", err, other.total())
+			}
+			if trusted.total() == 0 {
+				t.Error("the trusted server was not asked first")
+			}
+		})
+	}
+	t.Run("where the trusted server is not there another may answer, insecurely", func(t *testing.T) {
+		other := startServer(t, "example.test. 300 IN MX 10 unvalidated.test.")
+		other.sign("example.test.")
+		tcp, udp := listen(t)
+		gone := netip.MustParseAddrPort(udp.LocalAddr().String())
+		tcp.Close()
+		udp.Close()
+		d := mapDialer{to: map[string]netip.AddrPort{abroad.String(): other.addr}}
+		c := newClient(t, Options{Servers: []netip.AddrPort{gone, abroad}, Dialer: d})
+		a, err := c.MX(t.Context(), example)
+		if err != nil || len(a.Records) != 1 || a.Secure {
+			t.Errorf("%+v, %v", a, err)
+		}
 	})
 }
 
@@ -110,4 +152,3 @@ func TestSelfTest(t *testing.T) {
 		}
 	})
 }
-

@@ -15,8 +15,10 @@ import (
 // unfragmented (DNS flag day 2020; RFC 9715, Section 3.1).
 const udpSize = 1232
 
-// errSilent says that a server gave no usable reply in time.
-var errSilent = errors.New("no answer in time")
+var (
+	errSilent    = errors.New("no answer in time")
+	errMalformed = errors.New("malformed reply")
+)
 
 // ask sends q to one server over one new connection (so every query has a port
 // and an id of its own) and waits for the reply that belongs to it.
@@ -103,8 +105,8 @@ func await(conn net.Conn, network string, q question, id uint16) (*dns.Msg, erro
 			return nil, err
 		}
 		m, err := parseReply(b, q, id)
-		if err == nil {
-			return m, nil
+		if err == nil || errors.Is(err, errMalformed) {
+			return m, err
 		}
 		stray = err
 	}
@@ -124,7 +126,8 @@ func readMessage(conn net.Conn, network string, buf []byte) ([]byte, error) {
 }
 
 // parseReply reads a message and makes sure that it answers q: the library
-// compares no more than the id.
+// compares no more than the id. The error is errMalformed when the message is
+// the reply to q and yet cannot be read.
 func parseReply(b []byte, q question, id uint16) (*dns.Msg, error) {
 	m := new(dns.Msg)
 	broken := m.Unpack(b)
@@ -145,7 +148,7 @@ func parseReply(b []byte, q question, id uint16) (*dns.Msg, error) {
 		return nil, fmt.Errorf("answers another question: %s", printable(got.Name, 80))
 	}
 	if broken != nil && !m.Truncated { // what was cut short may end anywhere
-		return nil, fmt.Errorf("malformed: %w", broken)
+		return nil, fmt.Errorf("%w: %w", errMalformed, broken)
 	}
 	return m, nil
 }
