@@ -1,0 +1,334 @@
+package boltstore
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"stsrelay/relay"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// An op is one write that waits for the committer.
+type op struct {
+	// apply writes. Its error is its own: the transaction goes on without it.
+	// It may run several times. It should look before it writes, because an
+	// error after a write makes the others run again.
+	apply func(b *batch) error
+	size  int // octets of bodies, to bound a commit
+	state atomic.Int32
+	done  chan error // capacity 1
+}
+
+// The states of an op.
+const (
+	waiting int32 = iota
+	taken
+	withdrawn
+)
+
+// Bounds of one commit.
+const (
+	maxBatchOps    = 4096
+	maxBatchOctets = 32 << 20
+)
+
+// queue is the ops that wait, in order of arrival.
+type queue struct {
+	wake chan struct{}
+
+	mu     sync.Mutex
+	ops    []*op
+	closed bool
+}
+
+var errClosed = errors.New("store is closed")
+
+// do hands apply to the committer and waits for the commit. When ctx ends
+// before the committer took it, it is withdrawn; after that the result counts.
+func (s *Store) do(ctx context.Context, size int, apply func(*batch) error) error {
+	if err := ctx.Err(); err != nil {
+		return unavailable(err)
+	}
+	o, err := s.enqueue(size, apply)
+	if err != nil {
+		return err
+	}
+	select {
+	case err := <-o.done:
+		return err
+	case <-ctx.Done():
+		if o.state.CompareAndSwap(waiting, withdrawn) {
+			return unavailable(ctx.Err())
+		}
+		return <-o.done
+	}
+}
+
+func (s *Store) enqueue(size int, apply func(*batch) error) (*op, error) {
+	o := &op{apply: apply, size: size, done: make(chan error, 1)}
+	if !s.ops.put(o) {
+		return nil, unavailable(errClosed)
+	}
+	return o, nil
+}
+
+func (q *queue) put(o *op) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.closed {
+		return false
+	}
+	q.ops = append(q.ops, o)
+	q.signal()
+	return true
+}
+
+func (q *queue) close() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.closed = true
+	q.signal()
+}
+
+func (q *queue) signal() {
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+// take waits for ops and returns them, at most a commit's worth; nil after
+// close, when none is left.
+func (q *queue) take() []*op {
+	for {
+		ops, more := q.next()
+		if len(ops) > 0 || !more {
+			return ops
+		}
+		<-q.wake
+	}
+}
+
+// next takes ops that were not withdrawn. more is false when there will be none.
+func (q *queue) next() (ops []*op, more bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n, size := 0, 0
+	for _, o := range q.ops {
+		if len(ops) == maxBatchOps || n > 0 && size+o.size > maxBatchOctets {
+			break
+		}
+		n++
+		if o.state.CompareAndSwap(waiting, taken) {
+			ops = append(ops, o)
+			size += o.size
+		}
+	}
+	rest := copy(q.ops, q.ops[n:])
+	clear(q.ops[rest:])
+	q.ops = q.ops[:rest]
+	if rest > 0 {
+		q.signal()
+	}
+	return ops, rest > 0 || !q.closed
+}
+
+func (s *Store) commitLoop() {
+	for {
+		ops := s.ops.take()
+		if ops == nil {
+			return
+		}
+		for len(ops) > 0 {
+			ops = s.commit(ops)
+		}
+	}
+}
+
+// A batch is one transaction on its way to the disk.
+type batch struct {
+	s   *Store
+	tx  *bolt.Tx
+	now int64 // wall time of every write in it
+
+	meta, entry, due, message, body, spool, policy, tally *bolt.Bucket
+
+	counts counters
+	writes int
+	err    error    // bbolt refused a write: the transaction is void
+	after  []func() // once it is committed
+	undo   []func() // when it is not
+}
+
+func (s *Store) newBatch(tx *bolt.Tx) *batch {
+	b := &batch{
+		s: s, tx: tx, now: s.clock.now(), counts: *s.counts.Load(),
+		meta: tx.Bucket(bMeta), entry: tx.Bucket(bEntry), due: tx.Bucket(bDue), message: tx.Bucket(bMessage),
+		body: tx.Bucket(bBody), spool: tx.Bucket(bSpool), policy: tx.Bucket(bPolicy), tally: tx.Bucket(bTally),
+	}
+	for _, ascending := range []*bolt.Bucket{b.entry, b.message, b.body} {
+		ascending.FillPercent = 0.9
+	}
+	return b
+}
+
+func (b *batch) put(bucket *bolt.Bucket, key, value []byte) {
+	b.writes++
+	if err := bucket.Put(key, value); err != nil && b.err == nil {
+		b.err = fmt.Errorf("writing key %q: %w", key, err)
+	}
+}
+
+func (b *batch) delete(bucket *bolt.Bucket, key []byte) {
+	b.writes++
+	if err := bucket.Delete(key); err != nil && b.err == nil {
+		b.err = fmt.Errorf("deleting key %q: %w", key, err)
+	}
+}
+
+// commit applies ops in one transaction and answers them. It returns those to
+// be run again, because one of the others made the transaction void.
+func (s *Store) commit(ops []*op) (again []*op) {
+	tx, err := s.db.Begin(true)
+	if err != nil {
+		s.fail(err)
+		answer(ops, nil, unavailable(err))
+		return nil
+	}
+	b := s.newBatch(tx)
+	results := make([]error, len(ops))
+	for i, o := range ops {
+		mark := b.mark()
+		results[i] = o.apply(b)
+		if b.err == nil && (results[i] == nil || b.mark() == mark) {
+			continue
+		}
+		_ = tx.Rollback() // it failed half-way: again, without it
+		b.finish(false)
+		if b.err != nil {
+			results[i] = unavailable(b.err)
+		}
+		o.done <- results[i]
+		return append(ops[:i:i], ops[i+1:]...)
+	}
+	answer(ops, results, b.write())
+	return nil
+}
+
+// mark changes with everything that an op does to the batch.
+func (b *batch) mark() [3]int { return [3]int{b.writes, len(b.after), len(b.undo)} }
+
+// write commits the transaction, and settles what memory knows of it.
+func (b *batch) write() error {
+	if b.writes == 0 {
+		_ = b.tx.Rollback()
+		b.finish(true)
+		return nil
+	}
+	b.put(b.meta, kTime, octets(b.now))
+	b.put(b.meta, kCounts, b.counts.bytes())
+	id := b.tx.ID()
+	err := b.err
+	if err == nil {
+		err = b.s.hooks.commit(b.tx)
+	}
+	if err == nil {
+		b.finish(true)
+		if b.s.failed.Swap(nil) != nil {
+			b.s.o.Log.Info().Msg("the store can write again")
+		}
+		return nil
+	}
+	_ = b.tx.Rollback() // a no-op where bbolt has rolled back itself
+	written := b.s.visible(id)
+	b.finish(written)
+	b.s.fail(err)
+	if written {
+		return fmt.Errorf("%w: %w", relay.ErrUnknownOutcome, err)
+	}
+	return unavailable(err)
+}
+
+// visible reports whether a transaction whose commit failed can be read all
+// the same: its last page was written, but perhaps not to the disk. Readers
+// then see it, a crash may still undo it.
+func (s *Store) visible(id int) bool {
+	tx, err := s.db.Begin(false)
+	if err != nil {
+		return true // cannot tell: the careful answer
+	}
+	defer func() { _ = tx.Rollback() }()
+	return tx.ID() >= id
+}
+
+func (b *batch) finish(committed bool) {
+	run := b.undo
+	if committed {
+		run = b.after
+		b.s.counts.Store(&b.counts)
+	}
+	for _, f := range run {
+		f()
+	}
+}
+
+// fail remembers that the store cannot write, and says so.
+func (s *Store) fail(err error) {
+	if s.failed.Swap(&err) == nil {
+		s.o.Log.Error().Err(err).Msg("the store cannot write")
+	}
+}
+
+func answer(ops []*op, results []error, err error) {
+	for i, o := range ops {
+		if results != nil && results[i] != nil {
+			o.done <- results[i]
+			continue
+		}
+		o.done <- err
+	}
+}
+
+// writable makes sure that an outcome could be written down: after a failed
+// commit it tries another one.
+func (s *Store) writable(ctx context.Context) error {
+	if s.failed.Load() == nil {
+		return nil
+	}
+	return s.do(ctx, 0, func(b *batch) error {
+		b.writes++
+		return nil
+	})
+}
+
+// counters are kept with every commit, so that neither opening nor Stats has
+// to count.
+type counters struct {
+	entries, held, messages, octets int64
+}
+
+func (c counters) bytes() []byte {
+	out := []byte{1}
+	for _, n := range []int64{c.entries, c.held, c.messages, c.octets} {
+		out = binary.BigEndian.AppendUint64(out, uint64(n))
+	}
+	return out
+}
+
+func readCounters(v []byte) (c counters, err error) {
+	if v == nil {
+		return c, nil
+	}
+	if len(v) != 33 || v[0] != 1 {
+		return c, fmt.Errorf("counters have an unknown form; %s", wayOut)
+	}
+	for i, p := range []*int64{&c.entries, &c.held, &c.messages, &c.octets} {
+		*p = number(v[1+8*i : 9+8*i])
+	}
+	return c, nil
+}

@@ -1,0 +1,3 @@
+package storetest
+
+var settleCases, editCases, listCases, faultCases, restartCases, concurrencyCases []queueCase
