@@ -113,23 +113,23 @@ func TestParseAddress(t *testing.T) {
 		in, local, domain string
 		utf8              bool
 	}{
-		"a dot-string": {"a.b@Example.com", "a.b", "example.com", false},
-		"all of atext": {"!#$%&'*+-/=?^_`{|}~09azAZ@x.example", "!#$%&'*+-/=?^_`{|}~09azAZ", "x.example", false},
-		"SMTP-4.1.2-01 a quoted string with a blank":       {`"a b"@x.example`, `"a b"`, "x.example", false},
-		"a quoted at sign":                                 {`"a@b"@x.example`, `"a@b"`, "x.example", false},
-		"an escaped quote and backslash":                   {`"a\"b\\c"@x.example`, `"a\"b\\c"`, "x.example", false},
-		"an escape that was not needed":                    {`"\a"@x.example`, `"\a"`, "x.example", false},
-		"an escaped blank":                                 {`"\ "@x.example`, `"\ "`, "x.example", false},
-		"brackets in quotes":                               {`"<>"@x.example`, `"<>"`, "x.example", false},
-		"the empty quoted string":                          {`""@x.example`, `""`, "x.example", false},
-		"dots anywhere in quotes":                          {`".a..b."@x.example`, `".a..b."`, "x.example", false},
-		"UTF8-3.3-01 UTF-8 in a dot-string":                {"jörg@x.example", "jörg", "x.example", true},
-		"UTF8-3.3-01 UTF-8 in quotes":                      {`"jörg b"@x.example`, `"jörg b"`, "x.example", true},
-		"UTF8-3.3-01 a U-label domain needs no SMTPUTF8":   {"u@bücher.example", "u", "xn--bcher-kva.example", false},
-		"SMTP-4.5.3.1-01 a local part of 64":               {local64 + "@x.example", local64, "x.example", false},
-		"SMTP-4.5.3.1-01 a longer local part, as SRS does": {local255 + "@x.example", local255, "x.example", false},
-		"SMTP-4.5.3.1-01 a domain of 253, 255 on the wire": {"u@" + name253, "u", name253, false},
-		"a domain without dot":                             {"u@localhost", "u", "localhost", false},
+		"a dot-string":                       {"a.b@Example.com", "a.b", "example.com", false},
+		"all of atext":                       {"!#$%&'*+-/=?^_`{|}~09azAZ@x.example", "!#$%&'*+-/=?^_`{|}~09azAZ", "x.example", false},
+		"a quoted string with a blank":       {`"a b"@x.example`, `"a b"`, "x.example", false},
+		"a quoted at sign":                   {`"a@b"@x.example`, `"a@b"`, "x.example", false},
+		"an escaped quote and backslash":     {`"a\"b\\c"@x.example`, `"a\"b\\c"`, "x.example", false},
+		"an escape that was not needed":      {`"\a"@x.example`, `"\a"`, "x.example", false},
+		"an escaped blank":                   {`"\ "@x.example`, `"\ "`, "x.example", false},
+		"brackets in quotes":                 {`"<>"@x.example`, `"<>"`, "x.example", false},
+		"the empty quoted string":            {`""@x.example`, `""`, "x.example", false},
+		"dots anywhere in quotes":            {`".a..b."@x.example`, `".a..b."`, "x.example", false},
+		"UTF-8 in a dot-string":              {"jörg@x.example", "jörg", "x.example", true},
+		"UTF-8 in quotes":                    {`"jörg b"@x.example`, `"jörg b"`, "x.example", true},
+		"a U-label domain needs no SMTPUTF8": {"u@bücher.example", "u", "xn--bcher-kva.example", false},
+		"a local part of 64":                 {local64 + "@x.example", local64, "x.example", false},
+		"a longer local part, as SRS does":   {local255 + "@x.example", local255, "x.example", false},
+		"a domain of 253, 255 on the wire":   {"u@" + name253, "u", name253, false},
+		"a domain without dot":               {"u@localhost", "u", "localhost", false},
 	}
 	for name, tt := range good {
 		t.Run(name, func(t *testing.T) {
@@ -169,7 +169,7 @@ func TestParseAddress(t *testing.T) {
 		"an open literal": "u@[192.0.2.1", "a literal and a port": "u@[192.0.2.1]:25", "two compressions": "u@[IPv6:1::2::3]", "nine groups": "u@[IPv6:1:2:3:4:5:6:7:8:9]",
 	}
 	for name, in := range bad {
-		t.Run("SMTP-4.1.2-01 refused: "+name, func(t *testing.T) {
+		t.Run("refused: "+name, func(t *testing.T) {
 			if a, err := ParseAddress(in); !errors.Is(err, ErrSyntax) || a != (Address{}) {
 				t.Errorf("%q gave %q, %v", in, a, err)
 			}
@@ -205,7 +205,7 @@ func TestASCII(t *testing.T) {
 		ok       bool
 	}{
 		"ASCII is unchanged":                       {"A.b@Example.COM", "A.b@Example.COM", true},
-		"UTF8-3.2-03 U-labels become A-labels":     {`"a b"@Bücher.example`, `"a b"@xn--bcher-kva.example`, true},
+		"U-labels become A-labels":                 {`"a b"@Bücher.example`, `"a b"@xn--bcher-kva.example`, true},
 		"an internationalised local part has none": {"jörg@x.example", "", false},
 		"a literal is unchanged":                   {"u@[IPv6:::1]", "u@[IPv6:::1]", true},
 		"the null reverse-path is unchanged":       {"", "", true},
@@ -221,13 +221,13 @@ func TestASCII(t *testing.T) {
 
 func TestParsePath(t *testing.T) {
 	good := map[string]struct{ in, want string }{
-		"the null reverse-path":                      {"<>", ""},
-		"a mailbox in brackets":                      {"<u@c.example>", "u@c.example"},
-		"a mailbox without brackets":                 {"u@c.example", "u@c.example"},
-		"a quoted bracket":                           {`<">"@c.example>`, `">"@c.example`},
-		"SMTP-3.6.1-01 a source route is dropped":    {"<@a.example,@b.example:u@c.example>", "u@c.example"},
-		"SMTP-3.6.1-01 a route of one hop as well":   {"@a.example:u@c.example", "u@c.example"},
-		"SMTP-3.6.1-01 colons behind the first stay": {`<@a.example:"x:y"@c.example>`, `"x:y"@c.example`},
+		"the null reverse-path":        {"<>", ""},
+		"a mailbox in brackets":        {"<u@c.example>", "u@c.example"},
+		"a mailbox without brackets":   {"u@c.example", "u@c.example"},
+		"a quoted bracket":             {`<">"@c.example>`, `">"@c.example`},
+		"a source route is dropped":    {"<@a.example,@b.example:u@c.example>", "u@c.example"},
+		"a route of one hop as well":   {"@a.example:u@c.example", "u@c.example"},
+		"colons behind the first stay": {`<@a.example:"x:y"@c.example>`, `"x:y"@c.example`},
 	}
 	for name, tt := range good {
 		t.Run(name, func(t *testing.T) {

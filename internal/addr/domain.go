@@ -1,6 +1,9 @@
 // Package addr holds names in the one form we compare them in: lower-case
-// A-labels without a trailing dot. Values can only be had by parsing, so a
-// value that exists is well formed; raw strings never travel past the border.
+// A-labels without a trailing dot (RFC 5890), and envelope mailboxes as RFC
+// 5321, Section 4.1.2, and RFC 6531, Section 3.3, write them. Values can only
+// be had by parsing, so a value that exists is well formed, prints to what
+// parses to it again, and brings no control character into a log line or an
+// SMTP command; raw strings never travel past the border.
 package addr
 
 import (
