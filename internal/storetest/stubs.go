@@ -1,3 +1,0 @@
-package storetest
-
-var settleCases, editCases, listCases, faultCases, restartCases, concurrencyCases []queueCase
