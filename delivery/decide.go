@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"stsrelay/internal/addr"
+	"stsrelay/internal/resolver"
 	"stsrelay/stscache"
 )
 
@@ -54,16 +55,18 @@ const (
 
 // Facts is all that is known about one MX host before it is contacted.
 type Facts struct {
-	Domain   addr.Domain // the Policy Domain; zero for an address literal
-	MX       addr.Host   // as named by the MX record, never a CNAME's target
-	MXSecure bool        // the MX RRset was DNSSEC-secure (RFC 8689, RFC 7672)
-	STS      stscache.Status
-	InGrace  bool // discovery failed so recently that mail should wait (ledger STS-3.1-16)
+	Domain   addr.Domain     // the Policy Domain; zero for an address literal
+	MX       addr.Host       // as named by the MX record, never a CNAME's target; zero for an address literal
+	Direct   bool            // no MX record led here: the operator's fixed host, or the domain itself; nobody can have forged the name
+	MXSecure bool            // the MX RRset was DNSSEC-secure (RFC 8689, RFC 7672)
+	STS      stscache.Status // doubt included: a failed lookup is not "no policy"
+	InGrace  bool            // discovery failed so recently that mail should wait (ledger STS-3.1-16)
 	TLSA     TLSAState
-	TLSABase addr.Host   // TLSA base domain, with TLSAUsable and TLSAUnusable
-	Bogus    bool        // TLSAFailed because DNSSEC validation failed
-	Demand   Demand      // what the message asks
-	Floor    Requirement // the operator's minimum for this destination; no message lifts it
+	TLSABase addr.Host       // TLSA base domain, with TLSAUsable and TLSAUnusable
+	Records  []resolver.TLSA // the secure TLSA RRset, sorted, usable or not
+	Bogus    bool            // TLSAFailed because DNSSEC validation failed
+	Demand   Demand          // what the message asks
+	Floor    Requirement     // the operator's minimum for this destination; no message lifts it
 	Override Override
 	Rules    Rules
 }
@@ -78,16 +81,26 @@ type Override struct {
 // Rules are settings that change rules.
 type Rules struct {
 	DANESupersedes bool // [sts] dane_supersedes: usable TLSA lifts STS enforce (ledger X-04)
-	Audit          bool // [delivery] enforcement = "audit": everything wanted, nothing needed
+	Audit          bool // [delivery] enforcement = "audit": what domains publish is wanted, never needed
 }
+
+// A Rule is a source of demand that spoke in a Decision, or one that lowered
+// another. The set is closed; the string is what logs and `check` show.
+type Rule string
 
 // A Decision says what is required of one MX host, and why.
 type Decision struct {
 	Facts   Facts
-	SNI     string           // the TLSA base domain where DANE applies, else the MX name
+	SNI     string           // the TLSA base domain where DANE applies, else the MX name; "" for an address literal
 	Skip    *Error           // not nil: do not contact this host at all
 	Need    Requirement      // missing any of these stops delivery through this host
 	Want    Requirement      // missing any of these is reported; Need is always a subset
 	Pattern stscache.Pattern // the mx pattern that named the host, "" if none did
-	Reasons []Reason         // every rule that spoke, in the order it spoke
+	Reasons []Rule           // every rule that spoke, in the order it spoke
+}
+
+// Decide says what is required of a host. It is pure: no clock, no network, no
+// log.
+func Decide(f Facts) Decision {
+	return Decision{Facts: f}
 }

@@ -89,3 +89,37 @@ func (e *Error) Unwrap() error { return e.Err }
 // Destination reports whether the failure is the destination's rather than one
 // message's: other messages to it would fail in the same way now.
 func (e *Error) Destination() bool { return e.Stage < StageMail || e.Code == 421 }
+
+// Info is what one Reason means.
+type Info struct {
+	Permanent bool
+	Code      int    // SMTP reply code; 0 for RemoteReply, which has the remote's
+	Enhanced  [3]int // class agrees with Code and Permanent
+	Expired   [3]int // the 5.x twin in which a refusal by policy ends at expiry; zero for all others
+	RFC       string // "RFC 8461, Section 4.1"
+	Meaning   string // for people, a clause without full stop
+	Owner     string // what the owner of the recipient domain can do, "" if nothing
+}
+
+// Info returns the row of the table for r. Unknown reasons are LocalError's.
+func (r Reason) Info() Info { return Info{} }
+
+// Reasons lists every Reason, in the order of the constants.
+func Reasons() []Reason { return nil }
+
+// NewError is an Error of our own finding, with class, codes and RFC from the
+// table. Text must be clean: one line, no control characters.
+func NewError(stage Stage, r Reason, mx addr.Host, text string) *Error {
+	return &Error{Stage: stage, Reason: r, MX: mx, Text: text}
+}
+
+// replyError is an Error that the remote's reply makes. Its class is that of
+// code, whatever enhanced says.
+func replyError(stage Stage, mx addr.Host, ad string, code int, enhanced [3]int, text string) *Error {
+	return &Error{Stage: stage, MX: mx, Addr: ad, Code: code, Enhanced: enhanced, Text: text, Remote: true, Reason: RemoteReply}
+}
+
+// AtExpiry is the permanent Error in which e ends when the queue gives up:
+// refusals by policy in their 5.x twin, everything else with its last real
+// code; 4.4.7 when there never was one. A nil e is allowed.
+func (e *Error) AtExpiry() *Error { return e }
