@@ -1,9 +1,11 @@
 package delivery
 
 import (
+	"context"
 	"crypto/x509"
 	"errors"
 	"net/netip"
+	"sync"
 	"time"
 
 	"stsrelay/internal/network"
@@ -54,6 +56,8 @@ type Timeouts struct {
 // the connections kept between them.
 type Client struct {
 	options Options
+	pool    *pool
+	buffers sync.Pool // of *buffers
 }
 
 // New returns a Client, with every zero field of o at its default. It fails
@@ -63,7 +67,17 @@ func New(o Options) (*Client, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	return &Client{options: o}, nil
+	c := &Client{options: o, pool: newPool(o.MaxConnections, o.MaxConnectionsPerHost, o.Timeouts.Idle)}
+	c.buffers.New = newBuffers
+	return c, nil
+}
+
+// Run keeps connections from one Deliver to the next, and ends those that wait
+// for too long. It returns nil when ctx ends and each kept connection has had
+// its QUIT. Without it, every Deliver ends its own connections.
+func (c *Client) Run(ctx context.Context) error {
+	c.pool.run(ctx)
+	return nil
 }
 
 // defaults fills in what was left zero. No family at all means both.

@@ -31,13 +31,13 @@ type conn struct {
 	start time.Time      // of the dial
 	setup time.Duration  // dial to the end of hello
 
-	raw net.Conn // TCP
-	nc  net.Conn // raw, or TLS over it
-	r   *bufio.Reader
-	w   *bufio.Writer // nil while the connection is kept
-	t   *Timeouts
-	ctx context.Context // of the lane that owns it
-	end func() bool     // stops watching ctx
+	raw      net.Conn // TCP
+	nc       net.Conn // raw, or TLS over it
+	r        *bufio.Reader
+	*buffers // nil while the connection is kept
+	t        *Timeouts
+	ctx      context.Context // of the lane that owns it
+	end      func() bool     // stops watching ctx
 
 	name     string // by which the server greeted us, cleaned: receiving-mx-helo
 	ext      extensions
@@ -52,7 +52,17 @@ type conn struct {
 
 	writing chan error // not nil: a long group is being written
 	keptAt  time.Time  // when the pool got it
-	buffers *sync.Pool // of *bufio.Writer
+	lender  *sync.Pool // of *buffers
+}
+
+// Buffers are what a connection needs only while it is at work.
+type buffers struct {
+	w    *bufio.Writer
+	copy []byte
+}
+
+func newBuffers() any {
+	return &buffers{w: bufio.NewWriterSize(nil, writeBuffer), copy: make([]byte, 32<<10)}
 }
 
 // attach makes ctx bound everything that happens on c.
@@ -60,8 +70,8 @@ func (c *conn) attach(ctx context.Context) {
 	c.ctx = ctx
 	raw := c.raw
 	c.end = context.AfterFunc(ctx, func() { raw.Close() })
-	if c.w == nil {
-		c.w = c.buffers.Get().(*bufio.Writer)
+	if c.buffers == nil {
+		c.buffers = c.lender.Get().(*buffers)
 		c.w.Reset(blockWriter{c})
 	}
 }
@@ -70,10 +80,10 @@ func (c *conn) attach(ctx context.Context) {
 func (c *conn) detach() bool {
 	alive := c.end == nil || c.end()
 	c.end, c.ctx = nil, nil
-	if c.w != nil {
+	if c.buffers != nil {
 		c.w.Reset(nil)
-		c.buffers.Put(c.w)
-		c.w = nil
+		c.lender.Put(c.buffers)
+		c.buffers = nil
 	}
 	return alive
 }
@@ -152,11 +162,19 @@ func (c *conn) post(group string) error {
 	}
 	done := make(chan error, 1)
 	c.writing = done
-	go func() {
-		c.w.WriteString(group)
-		done <- c.w.Flush()
-	}()
+	go func() { done <- c.writeLong(group) }()
 	return nil
+}
+
+// writeLong gives each portion its own time, not the whole group.
+func (c *conn) writeLong(group string) error {
+	err := c.w.Flush()
+	for len(group) > 0 && err == nil {
+		n := min(len(group), tcpWindow)
+		c.w.WriteString(group[:n])
+		group, err = group[n:], c.w.Flush()
+	}
+	return err
 }
 
 // wait returns when the group given to post is written.

@@ -33,6 +33,7 @@ type Job struct {
 	Size   int64                         // octets with CRLF, without dot-stuffing (ledger SIZE-5-01)
 	Body8  bool                          // content has octets above 0x7F (ledger 8BIT-3-05)
 	UTF8   bool                          // accepted with SMTPUTF8
+	Quiet  bool                          // causes no TLS-RPT session: a report (ledger X-09)
 	Open   func() (io.ReadCloser, error) // exact content; called again for the next MX
 
 	Tag any // the Source's own
@@ -69,8 +70,10 @@ type Delays struct{ Setup, Transmit time.Duration }
 
 // A Destination is where one Deliver call goes.
 type Destination struct {
-	NextHop addr.NextHop
-	Floor   Requirement // operator's minimum
+	NextHop  addr.NextHop
+	Route    bool        // NextHop is the operator's own word: see Query
+	Floor    Requirement // operator's minimum
+	Override Override
 }
 
 // Resolver is what delivery asks of DNS. *resolver.Client is one.

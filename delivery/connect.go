@@ -1,0 +1,219 @@
+package delivery
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"slices"
+	"time"
+
+	"stsrelay/tlsrpt"
+)
+
+// maxAddresses is how many addresses of one host are tried in one attempt
+// (ledger SMTP-5.1-09).
+const maxAddresses = 5
+
+// replan makes the lane's course anew. A policy that could not be fetched is
+// counted with the task that asked for it (ledger RPT-4.3-15).
+func (l *lane) replan(ctx context.Context, t *task) *Error {
+	d := l.destination
+	p, err := l.Plan(ctx, Query{NextHop: d.NextHop, Route: d.Route, Floor: d.Floor, Override: d.Override, Final: t.Final})
+	if p.FetchResult != nil && !t.Quiet && !p.Domain.IsZero() {
+		t.reports = append(t.reports, tlsrpt.Session{Start: time.Now(), Domain: p.Domain, Policies: []tlsrpt.PolicyResult{*p.FetchResult}})
+	}
+	if err != nil {
+		if e := (*Error)(nil); errors.As(err, &e) {
+			return e
+		}
+		return ioError(ctx, StagePlan, err)
+	}
+	l.course = &course{Plan: p, made: time.Now(), final: t.Final, sites: map[siteKey]*site{}}
+	return nil
+}
+
+// site decides about host i for one Demand, once.
+func (c *course) site(i int, d Demand) *site {
+	k := siteKey{i, d}
+	s := c.sites[k]
+	if s == nil {
+		h := c.Hosts[i]
+		s = &site{index: i, decision: h.Decide(d), policy: c.PolicyText(), addrErr: h.AddrErr}
+		if _, ok := c.NextHop.Domain(); !ok {
+			s.route = c.NextHop
+		}
+		for _, ip := range h.Addrs {
+			s.addrs = append(s.addrs, netip.AddrPortFrom(ip, c.NextHop.Port()))
+		}
+		c.sites[k] = s
+	}
+	return s
+}
+
+// connect returns a connection to s that may carry t, or nil when there is
+// none, which it has noted for who.
+func (l *lane) connect(ctx context.Context, t *task, s *site, who []int) *conn {
+	switch mx := s.decision.Facts.MX; {
+	case s.decision.Skip != nil:
+		if !s.skipped {
+			s.skipped = !t.Quiet
+			l.book(t, s, nil, s.decision.SkipResults())
+		}
+		t.note(who, Outcome{Err: s.decision.Skip, MX: mx, Policy: s.policy})
+		return nil
+	case len(s.addrs) == 0:
+		if s.addrErr != nil {
+			t.note(who, Outcome{Err: s.addrErr, MX: mx, Policy: s.policy})
+		}
+		return nil
+	}
+	c, err := l.permit(ctx, t, s)
+	switch {
+	case err != nil:
+		t.note(who, Outcome{Err: ioError(ctx, StagePlan, err), Policy: s.policy})
+		return nil
+	case c != nil:
+		l.book(t, s, c, s.decision.Judge(c.evidence).Results)
+		return c
+	}
+	for _, a := range s.addrs[:min(len(s.addrs), maxAddresses)] {
+		c, err, last := l.open(ctx, t, s, a)
+		if c != nil {
+			return c
+		}
+		t.note(who, Outcome{Err: err, MX: err.MX, Addr: a, Policy: s.policy})
+		if last || ctx.Err() != nil {
+			break
+		}
+	}
+	l.pool.release(s.key().host)
+	return nil
+}
+
+// permit returns a kept connection that may carry t, or nil: leave to open one.
+func (l *lane) permit(ctx context.Context, t *task, s *site) (*conn, error) {
+	w := want{key: s.key(), use: func(c *conn) bool {
+		return !t.fresh && (!s.only4 || !is6(c.addr)) && s.decision.Judge(c.evidence).Proceed
+	}}
+	for {
+		c, err := l.pool.acquire(ctx, w)
+		if c == nil || err != nil {
+			return nil, err
+		}
+		if c.silent() {
+			c.attach(ctx)
+			return c, nil
+		}
+		c.close()
+		l.pool.release(w.key.host)
+	}
+}
+
+// open makes a connection to one address that Judge allows for s. Its error
+// says whether it is the last word on this host: what TLS showed at one address
+// holds for all, and the next host is asked (ledger SMTP-5.1-14).
+func (l *lane) open(ctx context.Context, t *task, s *site, a netip.AddrPort) (c *conn, err *Error, last bool) {
+	c, err = l.greet(ctx, s, a, false)
+	if c == nil {
+		return nil, err, false
+	}
+	v := s.decision.Judge(c.evidence)
+	l.book(t, s, c, v.Results)
+	switch {
+	case err != nil:
+		c.quit()
+		return nil, err, false
+	case v.Proceed && !c.broken:
+		return c, nil, false
+	case v.Redial || v.Proceed: // ledger STLS-4-04
+		c.close()
+		if c, err = l.greet(ctx, s, a, true); err == nil {
+			return c, nil, false
+		}
+		if c != nil {
+			c.quit()
+		}
+		return nil, err, false
+	}
+	c.quit()
+	e := *v.Err
+	e.MX, e.Addr = c.host, a.String()
+	return nil, &e, true
+}
+
+// greet dials and says hello. With an error the connection is nil, unless TLS
+// was up by then: what it showed is still worth telling.
+func (l *lane) greet(ctx context.Context, s *site, a netip.AddrPort, inClear bool) (*conn, *Error) {
+	start := time.Now()
+	raw, err := l.dial(ctx, a)
+	if err != nil {
+		e := ioError(ctx, StageConnect, err)
+		e.MX, e.Addr = s.decision.Facts.MX, a.String()
+		return nil, e
+	}
+	c := &conn{
+		key: s.key(), host: s.decision.Facts.MX, addr: a, start: start, raw: raw, nc: raw,
+		r: bufio.NewReaderSize(raw, maxReplyLine), t: &l.options.Timeouts, lender: &l.buffers, inClear: inClear,
+	}
+	if local, ok := raw.LocalAddr().(*net.TCPAddr); ok {
+		c.local = local.AddrPort().Addr().Unmap()
+	}
+	c.attach(ctx)
+	e := c.hello(ctx, salutation{hostname: l.options.Hostname, decision: s.decision, roots: l.options.Roots})
+	c.setup = since(start)
+	if e != nil && c.evidence.State == nil {
+		c.quit()
+		return nil, e
+	}
+	return c, e
+}
+
+// dial opens a connection from the first source address of a's family.
+func (l *lane) dial(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, l.options.Timeouts.Connect)
+	defer cancel()
+	i := slices.IndexFunc(l.options.Bind, func(b netip.Addr) bool { return b.Unmap().Is4() == !is6(a) })
+	if i < 0 {
+		return l.options.Dialer.DialContext(ctx, "tcp", a.String())
+	}
+	switch d := l.options.Dialer.(type) {
+	case binder:
+		return d.DialFrom(ctx, l.options.Bind[i], "tcp", a.String())
+	case *net.Dialer:
+		from := *d
+		from.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.options.Bind[i], 0))
+		return from.DialContext(ctx, "tcp", a.String())
+	}
+	return nil, fmt.Errorf("cannot dial from %s: the dialer %T knows no source addresses", l.options.Bind[i], l.options.Dialer)
+}
+
+// A binder is a Dialer that can choose its own end's address. *net.Dialer
+// needs no such method.
+type binder interface {
+	DialFrom(ctx context.Context, source netip.Addr, network, address string) (net.Conn, error)
+}
+
+// book adds the session that c means for the destination's Policy Domain, once
+// for each connection (ledger RPT-4.2-03). A nil c is a host that was skipped.
+// A redial in the clear is no session of its own: the one before it has told.
+func (l *lane) book(t *task, s *site, c *conn, results []tlsrpt.PolicyResult) {
+	domain := s.decision.Facts.Domain
+	if t.Quiet || len(results) == 0 || domain.IsZero() {
+		return
+	}
+	session := tlsrpt.Session{Start: time.Now(), Domain: domain, Policies: results, MX: s.decision.Facts.MX.String()}
+	if c != nil {
+		if c.inClear || slices.Contains(c.booked, domain) {
+			return
+		}
+		c.booked = append(c.booked, domain)
+		session.HELO, session.Receiver, session.Sender = c.name, c.addr.Addr(), c.local
+		if len(c.booked) == 1 {
+			session.Start = c.start
+		}
+	}
+	t.reports = append(t.reports, session)
+}
