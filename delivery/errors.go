@@ -11,37 +11,39 @@ import (
 // field, the metric label and the word in `queue list`.
 type Reason string
 
-// The reasons. Those marked with a policy end, at expiry, in their 5.x twin.
+// The reasons. What each means, and its codes, is in the table of reasons.go.
 const (
-	MXNotListed         Reason = "mx-not-listed"             // policy: 4.4.8, RFC 8461, Section 4.1
-	StartTLSMissing     Reason = "starttls-missing"          // policy: 4.7.4
-	TLSFailed           Reason = "tls-failed"                // policy: 4.7.5; handshake or STARTTLS reply
-	CertHostMismatch    Reason = "certificate-host-mismatch" // policy: 4.7.5
-	CertExpired         Reason = "certificate-expired"       // policy: 4.7.5
-	CertNotTrusted      Reason = "certificate-not-trusted"   // policy: 4.7.5
-	DANEMismatch        Reason = "dane-mismatch"             // policy: 4.7.5
-	TLSALookupFailed    Reason = "tlsa-lookup-failed"        // 4.4.3
-	DiscoveryFailed     Reason = "sts-discovery-failed"      // 4.4.3, while in grace
-	RequireTLSMissing   Reason = "requiretls-unsupported"    // 5.7.30
-	RequireTLSUnknown   Reason = "requiretls-unknown"        // 4.7.10: cannot tell yet
-	DNSFailed           Reason = "dns-failed"                // 4.4.3
-	DNSBogus            Reason = "dnssec-bogus"              // 4.4.3
-	NoSuchDomain        Reason = "no-such-domain"            // 5.1.2
-	NullMX              Reason = "null-mx"                   // 5.1.10
-	NoAddress           Reason = "no-address"                // 5.4.4, or 4.4.4 when an answer was doubtful
-	MailLoop            Reason = "mail-loop"                 // 5.4.6
-	ForbiddenAddress    Reason = "forbidden-address"         // 4.4.4: DNS points where the guard does not let us go
-	ConnectFailed       Reason = "connect-failed"            // 4.4.1
-	ConnectionLost      Reason = "connection-lost"           // 4.4.2
-	TimedOut            Reason = "timeout"                   // 4.4.2
-	ProtocolError       Reason = "protocol-error"            // 4.5.0
-	RemoteReply         Reason = "remote-reply"              // the remote's own code
-	MessageTooBig       Reason = "message-too-big"           // 5.3.4
-	EightBitUnsupported Reason = "8bitmime-unsupported"      // 5.6.3
-	UTF8Unsupported     Reason = "smtputf8-unsupported"      // 5.6.7
-	LocalError          Reason = "local-error"               // 4.3.0: our own fault
-	Expired             Reason = "expired"                   // 4.4.7: no attempt ever gave a code
-	OperatorBounce      Reason = "operator-bounce"           // 5.7.0
+	MXNotListed         Reason = "mx-not-listed"
+	StartTLSMissing     Reason = "starttls-missing" // not offered, or refused
+	TLSFailed           Reason = "tls-failed"       // the handshake
+	CertHostMismatch    Reason = "certificate-host-mismatch"
+	CertExpired         Reason = "certificate-expired"
+	CertNotTrusted      Reason = "certificate-not-trusted"
+	DANEMismatch        Reason = "dane-mismatch"
+	DANERequired        Reason = "dane-required" // the operator's floor, and there is nothing to match
+	TLSALookupFailed    Reason = "tlsa-lookup-failed"
+	DiscoveryFailed     Reason = "sts-discovery-failed" // while in grace
+	RequireTLSMissing   Reason = "requiretls-unsupported"
+	RequireTLSNoTLS     Reason = "requiretls-without-tls"
+	RequireTLSUnknown   Reason = "requiretls-unknown" // cannot tell yet
+	DNSFailed           Reason = "dns-failed"
+	DNSBogus            Reason = "dnssec-bogus"
+	NoSuchDomain        Reason = "no-such-domain"
+	NullMX              Reason = "null-mx"
+	NoAddress           Reason = "no-address" // every answer was definitive
+	MailLoop            Reason = "mail-loop"
+	ForbiddenAddress    Reason = "forbidden-address" // DNS points where the guard does not let us go
+	ConnectFailed       Reason = "connect-failed"
+	ConnectionLost      Reason = "connection-lost"
+	TimedOut            Reason = "timeout"
+	ProtocolError       Reason = "protocol-error"
+	RemoteReply         Reason = "remote-reply" // the remote's own code
+	MessageTooBig       Reason = "message-too-big"
+	EightBitUnsupported Reason = "8bitmime-unsupported"
+	UTF8Unsupported     Reason = "smtputf8-unsupported"
+	LocalError          Reason = "local-error" // our own fault
+	Expired             Reason = "expired"     // no attempt ever gave a code
+	OperatorBounce      Reason = "operator-bounce"
 )
 
 // A Stage is how far an attempt got.
@@ -59,6 +61,15 @@ const (
 	StageData                  // DATA, before 354
 	StageContent               // content and the reply to the final dot
 )
+
+// String is the word in logs: "plan", "connect", ...
+func (s Stage) String() string {
+	names := [...]string{"plan", "connect", "greeting", "hello", "tls", "policy", "mail", "rcpt", "data", "content"}
+	if int(s) >= len(names) {
+		return "unknown"
+	}
+	return names[s]
+}
 
 // An Error is why a recipient was not delivered, classified once, here, by
 // value. Nobody later reads a text to guess.
@@ -87,39 +98,61 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Err }
 
 // Destination reports whether the failure is the destination's rather than one
-// message's: other messages to it would fail in the same way now.
-func (e *Error) Destination() bool { return e.Stage < StageMail || e.Code == 421 }
-
-// Info is what one Reason means.
-type Info struct {
-	Permanent bool
-	Code      int    // SMTP reply code; 0 for RemoteReply, which has the remote's
-	Enhanced  [3]int // class agrees with Code and Permanent
-	Expired   [3]int // the 5.x twin in which a refusal by policy ends at expiry; zero for all others
-	RFC       string // "RFC 8461, Section 4.1"
-	Meaning   string // for people, a clause without full stop
-	Owner     string // what the owner of the recipient domain can do, "" if nothing
+// message's: other messages to it would fail in the same way now. What only a
+// message with REQUIRETLS misses says nothing about others.
+func (e *Error) Destination() bool {
+	switch e.Reason {
+	case RequireTLSMissing, RequireTLSNoTLS, RequireTLSUnknown:
+		return false
+	}
+	return e.Stage < StageMail || e.Code == 421
 }
-
-// Info returns the row of the table for r. Unknown reasons are LocalError's.
-func (r Reason) Info() Info { return Info{} }
-
-// Reasons lists every Reason, in the order of the constants.
-func Reasons() []Reason { return nil }
 
 // NewError is an Error of our own finding, with class, codes and RFC from the
 // table. Text must be clean: one line, no control characters.
 func NewError(stage Stage, r Reason, mx addr.Host, text string) *Error {
-	return &Error{Stage: stage, Reason: r, MX: mx, Text: text}
+	i := r.Info()
+	return &Error{Stage: stage, MX: mx, Reason: r, Permanent: i.Permanent,
+		Code: i.Code, Enhanced: i.Enhanced, Text: text, RFC: i.RFC}
 }
 
-// replyError is an Error that the remote's reply makes. Its class is that of
-// code, whatever enhanced says.
+// because adds the cause.
+func (e *Error) because(err error) *Error {
+	e.Err = err
+	return e
+}
+
+// replyError is the Error that a reply of the remote makes. The reply code
+// decides between temporary and permanent (RFC 5321, Section 4.2.1); an
+// enhanced code that contradicts it counts as none (RFC 2034, Section 4). A
+// code that is no refusal came where it means nothing: a protocol error.
 func replyError(stage Stage, mx addr.Host, ad string, code int, enhanced [3]int, text string) *Error {
-	return &Error{Stage: stage, MX: mx, Addr: ad, Code: code, Enhanced: enhanced, Text: text, Remote: true, Reason: RemoteReply}
+	class := code / 100
+	if class != 4 && class != 5 {
+		e := NewError(stage, ProtocolError, mx, fmt.Sprintf("the server answered %d where that means nothing: %s", code, text))
+		e.Addr = ad
+		return e
+	}
+	if enhanced[0] != class {
+		enhanced = [3]int{class, 0, 0}
+	}
+	return &Error{Stage: stage, MX: mx, Addr: ad, Reason: RemoteReply, Permanent: class == 5,
+		Code: code, Enhanced: enhanced, Remote: true, Text: text}
 }
 
-// AtExpiry is the permanent Error in which e ends when the queue gives up:
-// refusals by policy in their 5.x twin, everything else with its last real
-// code; 4.4.7 when there never was one. A nil e is allowed.
-func (e *Error) AtExpiry() *Error { return e }
+// AtExpiry is what e becomes when the queue gives up: a refusal by policy ends
+// in its 5.x twin, for the policy was looked at once more before; everything
+// else keeps its last real code. Without any (e is nil) it is 4.4.7, delivery
+// time expired.
+func (e *Error) AtExpiry() *Error {
+	if e == nil {
+		return NewError(StagePlan, Expired, addr.Host{}, "the message was in the queue for too long")
+	}
+	twin := e.Reason.Info().Expired
+	if e.Permanent || twin == [3]int{} {
+		return e
+	}
+	final := *e
+	final.Permanent, final.Code, final.Enhanced = true, 550, twin
+	return &final
+}

@@ -1,11 +1,14 @@
 package delivery
 
 import (
+	"bytes"
 	"crypto/tls"
+	"errors"
+	"slices"
+	"strings"
 
 	"stsrelay/internal/addr"
 	"stsrelay/internal/resolver"
-	"stsrelay/stscache"
 	"stsrelay/tlsrpt"
 )
 
@@ -31,16 +34,164 @@ type Verdict struct {
 	Results []tlsrpt.PolicyResult // one per policy that applied (sts, tlsa): RFC 8460 reports them side by side
 }
 
-// Judge compares what a connection showed with what is needed of it. Pure.
+// errUnverified is what a check that was never made comes to. It is a fault of
+// ours, so nobody is accused of it, and no mail goes by it.
+var errUnverified = &certError{reason: LocalError, text: "this relay did not verify the connection for what is asked now"}
+
+// Judge compares what a connection showed with what is needed of it. It is
+// pure, and asked anew for each message on a kept connection: what counts is
+// the Decision for that message and not the one for which the connection was
+// opened.
 func (d Decision) Judge(e Evidence) Verdict {
-	return Verdict{}
+	if d.Skip != nil {
+		return Verdict{Missing: d.Need, Err: d.Skip, Results: d.SkipResults()}
+	}
+	v := Verdict{Missing: d.Need &^ d.met(e), Results: d.results(e)}
+	switch {
+	case v.Missing != 0:
+		v.Err = d.refusal(e, v.Missing)
+	case e.broken():
+		v.Redial = true
+	default:
+		v.Proceed = true
+	}
+	return v
 }
 
-// SkipResults are the Results of a host that d skips: a session without
-// connection (ledger RPT-4.3-13).
-func (d Decision) SkipResults() []tlsrpt.PolicyResult { return nil }
+// met is what the evidence shows, each thing only if it was looked at: under
+// the name, and against the records, that the Decision speaks of.
+func (d Decision) met(e Evidence) Requirement {
+	if !e.encrypted() {
+		return 0
+	}
+	met := TLS
+	if d.pkixErr(e) == nil {
+		met |= PKIX
+	}
+	if d.daneErr(e) == nil {
+		met |= DANE
+	}
+	if e.RequireTLS {
+		met |= RequireTLS
+	}
+	return met
+}
 
-// policyFetchResult is what a failed fetch tells the domain's report: one
-// failure per delivery attempt that wanted the policy (ledger RPT-4.3-15), nil
-// when nothing failed.
-func policyFetchResult(domain addr.Domain, st stscache.Status) *tlsrpt.PolicyResult { return nil }
+// encrypted reports whether TLS is up.
+func (e Evidence) encrypted() bool { return e.State != nil && e.TLSErr == nil }
+
+// broken reports whether an attempt at TLS spoiled the connection. After a
+// server that offers nothing, or refuses by a reply, it is as good as before.
+func (e Evidence) broken() bool {
+	var refused *startTLSRefused
+	return e.TLSErr != nil && !errors.Is(e.TLSErr, errNotOffered) && !errors.Is(e.TLSErr, errInClear) && !errors.As(e.TLSErr, &refused)
+}
+
+// pkixErr is what is wrong with the certificate for the MX name (RFC 8461,
+// Section 4.2).
+func (d Decision) pkixErr(e Evidence) error {
+	if e.PKIXErr == nil && (e.PKIXFor.IsZero() || e.PKIXFor != d.Facts.MX) {
+		return errUnverified
+	}
+	return e.PKIXErr
+}
+
+// daneErr is what is wrong with the certificate by the TLSA records (RFC 7672,
+// Section 3).
+func (d Decision) daneErr(e Evidence) error {
+	if e.DANEErr == nil && (len(e.DANEFor) == 0 || !slices.EqualFunc(e.DANEFor, d.Facts.Records, sameTLSA)) {
+		return errUnverified
+	}
+	return e.DANEErr
+}
+
+func sameTLSA(a, b resolver.TLSA) bool {
+	return a.Usage == b.Usage && a.Selector == b.Selector && a.Matching == b.Matching && bytes.Equal(a.Data, b.Data)
+}
+
+// tlsErr is why there is no TLS.
+func (e Evidence) tlsErr() error {
+	if e.TLSErr == nil {
+		return errNotOffered
+	}
+	return e.TLSErr
+}
+
+// refusal explains what is missing. The most basic thing speaks for all; that
+// REQUIRETLS is not offered comes last, for alone of all it is final (ledger
+// RTLS-4.2.1-04).
+func (d Decision) refusal(e Evidence, missing Requirement) *Error {
+	switch {
+	case missing&TLS != 0:
+		return d.withoutTLS(e)
+	case missing&DANE != 0:
+		err, reason := d.daneErr(e), DANEMismatch
+		if errors.Is(err, errUnverified) {
+			reason = LocalError
+		}
+		return d.refuse(DANE, reason, err)
+	case missing&PKIX != 0:
+		err := d.pkixErr(e)
+		_, reason, _ := classify(err)
+		return d.refuse(PKIX, reason, err)
+	}
+	return NewError(StagePolicy, RequireTLSMissing, d.Facts.MX, "the message asks for REQUIRETLS and "+d.host()+" does not offer it")
+}
+
+// withoutTLS is a refusal for want of encryption. A host without STARTTLS lacks
+// REQUIRETLS for certain, which is final where no policy promises that it will
+// be offered another time (ledger RTLS-4.2.1-03, STS-5-05).
+func (d Decision) withoutTLS(e Evidence) *Error {
+	err := e.tlsErr()
+	_, reason, _ := classify(err)
+	if errors.Is(err, errNotOffered) && d.onlyRequireTLS(TLS) {
+		reason = RequireTLSNoTLS
+	}
+	refusal := d.refuse(TLS, reason, err)
+	refusal.Stage = StageTLS
+	return refusal
+}
+
+// refuse is a refusal for want of one thing, whose authority is the first that
+// needs it.
+func (d Decision) refuse(missing Requirement, reason Reason, err error) *Error {
+	var texts []string
+	for _, e := range certErrors(err) {
+		texts = append(texts, tlsrpt.Clean(e.Error()))
+	}
+	what := map[Requirement]string{TLS: "TLS", DANE: "a certificate that matches its TLSA records", PKIX: "a certificate valid for its name"}[missing]
+	text := d.authority(missing) + " requires " + what + " of " + d.host() + ": " + strings.Join(texts, "; ")
+	return NewError(StagePolicy, reason, d.Facts.MX, text).because(err)
+}
+
+// authority names whoever is the first to need r.
+func (d Decision) authority(r Requirement) string {
+	for _, c := range d.claims {
+		if c.need&r == 0 {
+			continue
+		}
+		switch c.by {
+		case STSEnforce:
+			return "the " + d.Facts.policyName()
+		case DANEUsable, DANEUnusable:
+			return "DANE (the TLSA records of " + d.Facts.TLSABase.String() + ")"
+		case OperatorFloor:
+			return "this relay's configuration"
+		}
+		return "the message's REQUIRETLS"
+	}
+	return "nothing"
+}
+
+// onlyRequireTLS reports whether the message alone needs r.
+func (d Decision) onlyRequireTLS(r Requirement) bool {
+	return !slices.ContainsFunc(d.claims, func(c claim) bool { return c.need&r != 0 && c.by != MessageRequire })
+}
+
+// host names the host in texts.
+func (d Decision) host() string {
+	if d.Facts.MX.IsZero() {
+		return "the server"
+	}
+	return d.Facts.MX.String()
+}
