@@ -45,6 +45,10 @@ type conn struct {
 	inClear  bool          // a redial: TLS was left out on purpose
 	booked   []addr.Domain // Policy Domains that have their session for this connection (ledger RPT-4.2-03)
 
+	judged *site // for which Judge allowed this connection last
+	quiet  bool  // it was asked for a task that causes no session
+	detour bool  // the owner is here for one task only
+
 	messages int  // transactions begun
 	rcptMax  int  // recipients per transaction, as the server showed or said; 0 for no limit
 	reset    bool // a transaction is open at the server: RSET comes before the next
@@ -79,7 +83,7 @@ func (c *conn) attach(ctx context.Context) {
 // detach undoes attach. False means that ctx ended: the connection is closed.
 func (c *conn) detach() bool {
 	alive := c.end == nil || c.end()
-	c.end, c.ctx = nil, nil
+	c.end, c.ctx, c.judged = nil, nil, nil
 	if c.buffers != nil {
 		c.w.Reset(nil)
 		c.lender.Put(c.buffers)

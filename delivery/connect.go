@@ -201,6 +201,9 @@ type binder interface {
 // A redial in the clear is no session of its own: the one before it has told.
 func (l *lane) book(t *task, s *site, c *conn, results []tlsrpt.PolicyResult) {
 	domain := s.decision.Facts.Domain
+	if c != nil {
+		c.quiet = t.Quiet
+	}
 	if t.Quiet || len(results) == 0 || domain.IsZero() {
 		return
 	}

@@ -135,6 +135,7 @@ func (l *lane) abandon(ctx context.Context) {
 // Tasks that want another host stay in the lane's queue, t with the caller.
 func (l *lane) carry(ctx context.Context, c *conn, s *site, t *task, who []int) {
 	defer func() { l.pool.park(c) }()
+	c.detour = t.spoken || s.only4
 	x := l.begin(c, s, t, who)
 	if x == nil {
 		x = l.follow(ctx, c, s, nil, t)
@@ -223,12 +224,13 @@ func (l *lane) follow(ctx context.Context, c *conn, s *site, x *transaction, t *
 			l.queue = append(l.queue, n)
 			return nil
 		}
+		n.course = t.course
 		ns := t.course.site(s.index, n.Demand)
-		if ns.decision.Skip != nil || !ns.decision.Judge(c.evidence).Proceed {
+		if !l.allows(c, ns, n) {
+			n.course = nil
 			l.queue = append(l.queue, n)
 			return nil
 		}
-		n.course = t.course
 		if nx := l.begin(c, ns, n, n.left()); nx != nil {
 			return nx
 		}
@@ -237,8 +239,28 @@ func (l *lane) follow(ctx context.Context, c *conn, s *site, x *transaction, t *
 	return nil
 }
 
+// allows asks Judge whether the connection that carries this course may carry
+// n too, and books its session if n's domain has none of it yet.
+func (l *lane) allows(c *conn, s *site, n *task) bool {
+	if s.decision.Skip != nil {
+		return false
+	}
+	if c.judged == s && !c.quiet { // nothing has changed since
+		return true
+	}
+	v := s.decision.Judge(c.evidence)
+	if v.Proceed {
+		c.judged = s
+		l.book(n, s, c, v.Results)
+	}
+	return v.Proceed
+}
+
+// mayDraw reports whether the Source may be asked for a job that c, at its host
+// s, will carry behind x. A host that t came to only since a better one refused
+// it carries no others.
 func (l *lane) mayDraw(ctx context.Context, c *conn, s *site, x *transaction, t *task) bool {
-	return ctx.Err() == nil && l.unusable == nil && len(l.queue) == 0 && !s.only4 &&
+	return ctx.Err() == nil && l.unusable == nil && len(l.queue) == 0 && !c.detour &&
 		c.messages < c.limit() && time.Since(t.course.made) <= planLife &&
 		(x == nil || x.willBeDone()) && (x != nil && x.task == t || t.done())
 }

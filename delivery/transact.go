@@ -207,6 +207,7 @@ func (x *transaction) content(c *conn, next *transaction) error {
 	x.close()
 	if err == nil {
 		x.ended = true
+		c.reset = false // the end of data ends the transaction, however it is answered (RFC 5321, Section 4.1.1.4)
 		err = b.end()
 	}
 	var local *localFailure
@@ -250,7 +251,6 @@ func (x *transaction) final(c *conn, werr error) error {
 	case r.code == 421:
 		return x.lost(c, StageContent, r, nil)
 	}
-	c.reset = false
 	if !r.ok() {
 		x.refuse(c, x.accepted, StageContent, r)
 		return nil
