@@ -159,8 +159,8 @@ func (d Decision) refuse(missing Requirement, reason Reason, err error) *Error {
 	for _, e := range certErrors(err) {
 		texts = append(texts, tlsrpt.Clean(e.Error()))
 	}
-	what := map[Requirement]string{TLS: "TLS", DANE: "a certificate that matches its TLSA records", PKIX: "a certificate valid for its name"}[missing]
-	text := d.authority(missing) + " requires " + what + " of " + d.host() + ": " + strings.Join(texts, "; ")
+	what := map[Requirement]string{TLS: "speak TLS", DANE: "show a certificate that matches its TLSA records", PKIX: "show a valid certificate for its name"}[missing]
+	text := d.authority(missing) + " requires " + d.host() + " to " + what + ": " + strings.Join(texts, "; ")
 	return NewError(StagePolicy, reason, d.Facts.MX, text).because(err)
 }
 
