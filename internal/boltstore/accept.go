@@ -102,8 +102,12 @@ func (b *batch) accept(p *parcel) error {
 		b.put(b.spool, []byte(common.spool), id)
 		b.after = append(b.after, func() { p.body.kept = true })
 	}
+	room := b.s.mayBeFresh()
 	for i, e := range p.m.Entries {
 		r := &record{due: b.now, arrived: b.now, size: p.m.Size, message: string(p.m.ID), dest: string(e.Destination), details: p.details[i]}
+		if room && len(e.ID) <= maxFreshID {
+			r.flags = flagFresh
+		}
 		b.put(b.entry, []byte(e.ID), r.encode())
 		b.index(r, e.ID)
 	}
@@ -126,8 +130,26 @@ func (b *batch) vacant(m relay.Message) error {
 	return nil
 }
 
-func (b *batch) index(r *record, id relay.ID)   { b.put(b.due, dueKey(r, id), octets(r.planned)) }
-func (b *batch) unindex(r *record, id relay.ID) { b.delete(b.due, dueKey(r, id)) }
+// index makes an entry one that Due and Claim find, unindex undoes that.
+func (b *batch) index(r *record, id relay.ID) {
+	switch {
+	case r.has(flagHeld):
+	case r.has(flagFresh):
+		b.indexFresh(r, id)
+	default:
+		b.put(b.due, dueKey(r, id), octets(r.planned))
+	}
+}
+
+func (b *batch) unindex(r *record, id relay.ID) {
+	switch {
+	case r.has(flagHeld):
+	case r.has(flagFresh):
+		b.unindexFresh(r, id)
+	default:
+		b.delete(b.due, dueKey(r, id))
+	}
+}
 
 // drop removes an entry, and the message with its last one.
 func (b *batch) drop(id relay.ID, r *record) error {
@@ -138,10 +160,9 @@ func (b *batch) drop(id relay.ID, r *record) error {
 	}
 	b.delete(b.entry, []byte(id))
 	b.counts.entries--
+	b.unindex(r, id)
 	if r.has(flagHeld) {
 		b.counts.held--
-	} else {
-		b.unindex(r, id)
 	}
 	if m.left--; m.left > 0 {
 		b.put(b.message, key, m.encode())

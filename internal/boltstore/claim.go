@@ -2,9 +2,11 @@ package boltstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -21,6 +23,7 @@ type leases struct {
 	mu    sync.Mutex
 	token uint64 // the last one given out
 	held  map[relay.ID]*lease
+	fresh fresh
 }
 
 type lease struct {
@@ -52,18 +55,15 @@ const (
 	maxClaimPerCall = 1000
 )
 
-// Due walks from destination to destination in the due index.
+// Due walks from destination to destination through both indexes.
 func (s *Store) Due(ctx context.Context, after relay.Destination, n int) (out []relay.DueDestination, err error) {
-	at := []byte{}
-	if after != "" {
-		at = afterDest(string(after))
-	}
-	for at != nil && len(out) < n {
+	last, more := string(after), true
+	for more && len(out) < n {
 		if err := ctx.Err(); err != nil {
 			return nil, unavailable(err)
 		}
 		var part []relay.DueDestination
-		if part, at, err = s.dueFrom(at, min(n-len(out), maxDuePerView)); err != nil {
+		if part, last, more, err = s.dueAfter(last, min(n-len(out), maxDuePerView)); err != nil {
 			return nil, fmt.Errorf("listing due destinations: %w", err)
 		}
 		out = append(out, part...)
@@ -71,31 +71,66 @@ func (s *Store) Due(ctx context.Context, after relay.Destination, n int) (out []
 	return out, nil
 }
 
-// dueFrom looks at up to n destinations from a key on and returns the key to
-// go on from, nil at the end.
-func (s *Store) dueFrom(at []byte, n int) (out []relay.DueDestination, next []byte, err error) {
+// dueAfter looks at up to n destinations behind the given one, and returns the
+// last it looked at.
+func (s *Store) dueAfter(after string, n int) (out []relay.DueDestination, last string, more bool, err error) {
 	now, elapsed := s.clock.now(), s.clock.elapsed()
 	s.leases.mu.Lock()
 	defer s.leases.mu.Unlock()
+	last, more = after, true
 	err = s.view(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bDue).Cursor()
-		k, v := c.Seek(at)
-		for i := 0; k != nil && i < n; i++ {
-			dest, due, id, err := splitDueKey(k)
+		for i := 0; more && i < n; i++ {
+			stored, _, _ := bytes.Cut(firstKey(c, afterDest(last)), []byte{0})
+			dest, ok := s.leases.fresh.after(last)
+			if len(stored) > 0 && (!ok || string(stored) < dest) {
+				dest, ok = string(stored), true
+			}
+			if !ok {
+				more = false
+				return nil
+			}
+			last = dest
+			in, any, err := s.earliest(c, dest, now, elapsed)
 			if err != nil {
 				return err
 			}
-			if !s.leases.held[id].live(elapsed) {
-				out = append(out, relay.DueDestination{Destination: relay.Destination(dest), In: time.Duration(dueIn(due, number(v), now))})
-				k, v = c.Seek(afterDest(dest))
-				continue
+			if any {
+				out = append(out, relay.DueDestination{Destination: relay.Destination(dest), In: time.Duration(in)})
 			}
-			k, v = c.Next()
 		}
-		next = bytes.Clone(k)
 		return nil
 	})
-	return out, next, err
+	return out, last, more, err
+}
+
+func firstKey(c *bolt.Cursor, at []byte) []byte {
+	k, _ := c.Seek(at)
+	return k
+}
+
+// earliest is how long until dest's first entry that nobody leased is due.
+func (s *Store) earliest(c *bolt.Cursor, dest string, now int64, elapsed time.Duration) (in int64, any bool, err error) {
+	prefix := destPrefix(dest)
+	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
+		_, due, id, err := splitDueKey(k)
+		if err != nil {
+			return 0, false, err
+		}
+		if !s.leases.held[id].live(elapsed) {
+			in, any = dueIn(due, number(v), now), true
+			break
+		}
+	}
+	for _, f := range s.leases.fresh.of(dest) {
+		if !f.hole() && !s.leases.held[f.id()].live(elapsed) {
+			if wait := dueIn(f.due, 0, now); !any || wait < in {
+				in, any = wait, true
+			}
+			break
+		}
+	}
+	return in, any, nil
 }
 
 // Claim leases due entries of dest. It fails with relay.ErrUnavailable while
@@ -123,21 +158,16 @@ func (s *Store) lease(dest relay.Destination, most int, now int64) (out []claime
 	s.leases.mu.Lock()
 	defer s.leases.mu.Unlock()
 	elapsed := s.clock.elapsed()
-	prefix := destPrefix(string(dest))
 	err = s.view(func(tx *bolt.Tx) error {
-		entries, c := tx.Bucket(bEntry), tx.Bucket(bDue).Cursor()
-		for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(out) < most; k, v = c.Next() {
-			_, due, id, err := splitDueKey(k)
-			if err != nil {
-				return err
-			}
-			if dueIn(due, number(v), now) > 0 {
-				break
-			}
-			if s.leases.held[id].live(elapsed) {
-				continue
-			}
-			out = append(out, claimed{id: id, value: bytes.Clone(entries.Get([]byte(id)))})
+		stored, err := s.dueStored(tx, string(dest), most, now)
+		if err != nil {
+			return err
+		}
+		all := append(stored, s.dueFresh(tx, string(dest), most)...)
+		slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(a.due, b.due) })
+		entries := tx.Bucket(bEntry)
+		for _, f := range all[:min(most, len(all))] {
+			out = append(out, claimed{id: f.id, value: bytes.Clone(entries.Get([]byte(f.id)))})
 		}
 		return nil
 	})
@@ -150,6 +180,48 @@ func (s *Store) lease(dest relay.Destination, most int, now int64) (out []claime
 		s.leases.held[out[i].id] = out[i].lease
 	}
 	return out, nil
+}
+
+// A candidate is an entry that may be claimed.
+type candidate struct {
+	due int64
+	id  relay.ID
+}
+
+// dueStored finds up to n due entries of dest in the due index.
+func (s *Store) dueStored(tx *bolt.Tx, dest string, n int, now int64) (out []candidate, err error) {
+	elapsed, prefix, c := s.clock.elapsed(), destPrefix(dest), tx.Bucket(bDue).Cursor()
+	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix) && len(out) < n; k, v = c.Next() {
+		_, due, id, err := splitDueKey(k)
+		if err != nil {
+			return nil, err
+		}
+		if dueIn(due, number(v), now) > 0 {
+			break
+		}
+		if !s.leases.held[id].live(elapsed) {
+			out = append(out, candidate{due: due, id: id})
+		}
+	}
+	return out, nil
+}
+
+// dueFresh finds up to n fresh entries of dest. Memory may be a commit behind
+// the file: an entry that is gone, held or deferred there is passed over.
+func (s *Store) dueFresh(tx *bolt.Tx, dest string, n int) (out []candidate) {
+	elapsed, records := s.clock.elapsed(), tx.Bucket(bFresh)
+	for _, f := range s.leases.fresh.of(dest) {
+		if len(out) == n {
+			break
+		}
+		if f.hole() {
+			continue
+		}
+		if id := f.id(); !s.leases.held[id].live(elapsed) && records.Get([]byte(id)) != nil {
+			out = append(out, candidate{due: f.due, id: id})
+		}
+	}
+	return out
 }
 
 // decodeClaimed returns what can be read. A damaged record stays leased, so

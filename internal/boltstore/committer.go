@@ -156,7 +156,7 @@ type batch struct {
 	tx  *bolt.Tx
 	now int64 // wall time of every write in it
 
-	meta, entry, due, message, body, spool, policy, tally *bolt.Bucket
+	meta, entry, due, fresh, message, body, spool, policy, tally *bolt.Bucket
 
 	counts counters
 	writes int
@@ -168,10 +168,10 @@ type batch struct {
 func (s *Store) newBatch(tx *bolt.Tx) *batch {
 	b := &batch{
 		s: s, tx: tx, now: s.clock.now(), counts: *s.counts.Load(),
-		meta: tx.Bucket(bMeta), entry: tx.Bucket(bEntry), due: tx.Bucket(bDue), message: tx.Bucket(bMessage),
+		meta: tx.Bucket(bMeta), entry: tx.Bucket(bEntry), due: tx.Bucket(bDue), fresh: tx.Bucket(bFresh), message: tx.Bucket(bMessage),
 		body: tx.Bucket(bBody), spool: tx.Bucket(bSpool), policy: tx.Bucket(bPolicy), tally: tx.Bucket(bTally),
 	}
-	for _, ascending := range []*bolt.Bucket{b.entry, b.message, b.body} {
+	for _, ascending := range []*bolt.Bucket{b.entry, b.fresh, b.message, b.body} {
 		ascending.FillPercent = 0.9
 	}
 	return b

@@ -16,7 +16,8 @@ import (
 //
 //	meta     see below
 //	entry    entry ID                              -> record (record.go)
-//	due      destination NUL due ID                -> planned delay; entries that are not held
+//	due      destination NUL due ID                -> planned delay; entries neither held nor fresh
+//	fresh    entry ID                              -> due, destination; entries never deferred (fresh.go)
 //	message  message ID                            -> what entries share (record.go)
 //	body     message ID                            -> content, when it is not spooled
 //	spool    file name                             -> message ID
@@ -26,13 +27,14 @@ var (
 	bMeta    = []byte("meta")
 	bEntry   = []byte("entry")
 	bDue     = []byte("due")
+	bFresh   = []byte("fresh")
 	bMessage = []byte("message")
 	bBody    = []byte("body")
 	bSpool   = []byte("spool")
 	bPolicy  = []byte("policy")
 	bTally   = []byte("tally")
 
-	buckets = [][]byte{bMeta, bEntry, bDue, bMessage, bBody, bSpool, bPolicy, bTally}
+	buckets = [][]byte{bMeta, bEntry, bDue, bFresh, bMessage, bBody, bSpool, bPolicy, bTally}
 )
 
 // The keys of meta.

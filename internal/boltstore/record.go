@@ -18,8 +18,9 @@ const recordVersion = 1
 
 // The flags of a record.
 const (
-	flagHeld   byte = 1 << iota // not in the due index
+	flagHeld   byte = 1 << iota // in neither index
 	flagBounce                  // an operator ended it
+	flagFresh                   // in bFresh, not in the due index
 )
 
 // A record is a stored entry: what the store itself needs at fixed places, so

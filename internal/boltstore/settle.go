@@ -140,14 +140,12 @@ func (b *batch) keep(r *record, res relay.Result, l lease) error {
 	return nil
 }
 
-// replace writes a changed record and moves its place in the due index.
+// replace writes a changed record and moves it within the indexes. Changed, it
+// is not fresh any more.
 func (b *batch) replace(id relay.ID, old, r *record) {
-	if !old.has(flagHeld) {
-		b.unindex(old, id)
-	}
-	if !r.has(flagHeld) {
-		b.index(r, id)
-	}
+	r.flags &^= flagFresh
+	b.unindex(old, id)
+	b.index(r, id)
 	b.counts.held += int64(r.flags&flagHeld) - int64(old.flags&flagHeld)
 	b.put(b.entry, []byte(id), r.encode())
 }

@@ -119,6 +119,7 @@ func open(dir string, o Options, h hooks) (*Store, error) {
 	s.clock = newClock(s.hooks.clock, s.stepped)
 	s.ops.wake = make(chan struct{}, 1)
 	s.leases.held = make(map[relay.ID]*lease)
+	s.leases.fresh.dests = make(map[string]*freshList)
 	if err := os.MkdirAll(s.spoolDir(), 0o700); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
@@ -126,7 +127,7 @@ func open(dir string, o Options, h hooks) (*Store, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := s.sweepSpool(); err != nil {
+	if err := errors.Join(s.loadFresh(), s.sweepSpool()); err != nil {
 		return nil, errors.Join(err, s.db.Close())
 	}
 	s.running.Go(s.commitLoop)

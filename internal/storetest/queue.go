@@ -300,6 +300,20 @@ var claimCases = []queueCase{
 		h.claim(t, "a.example", "1a")
 		h.claim(t, "a.example")
 	}},
+	{"Claim takes new and deferred entries together, earliest first, whatever their IDs", func(t *testing.T, h *Harness) {
+		long := relay.ID(strings.Repeat("0", 200))
+		h.accept(t, message("9", "a.example"), "x")
+		h.settle(t, later(h.claim(t, "a.example", "9a")[0], 2*time.Minute))
+		h.Advance(time.Minute)
+		h.accept(t, message("8", "a.example"), "x")
+		h.Advance(time.Minute * 3 / 2)
+		h.accept(t, message(long, "a.example"), "x")
+		h.Advance(time.Minute)
+		h.accept(t, message("7", "a.example"), "x")
+		h.claim(t, "a.example", "8a", "9a", long+"a", "7a")
+		h.Reopen(t)
+		h.claim(t, "a.example", "8a", "9a", long+"a", "7a")
+	}},
 	{"Claim of another destination takes nothing", func(t *testing.T, h *Harness) {
 		h.accept(t, message("1", "a.example.net"), "x")
 		h.claim(t, "a.example")
