@@ -13,6 +13,11 @@ import (
 // addresses, so that the sum stays right.
 const MaxDetails = 1000
 
+// MaxPolicies bounds the policies that are kept apart for one domain on one
+// day: a domain that shows another one at each look is counted, by type, under
+// a policy without text.
+const MaxPolicies = 100
+
 // Known reports whether r is one of the registered values (RFC 8460, Section
 // 6.6; ledger RPT-4.3-12).
 func (r Result) Known() bool { return slices.Contains(Results(), r) }
@@ -92,6 +97,9 @@ func (d Detail) same(o Detail) bool {
 func (d Detail) Folded() Detail {
 	return Detail{Failure: Failure{Result: d.Result}, Sessions: d.Sessions}
 }
+
+// Folded is the policy that p is counted under once there are MaxPolicies.
+func (p Policy) Folded() Policy { return Policy{Type: p.Type, Domain: p.Domain} }
 
 // A Key tells policies, or details, apart in a store: equal keys, equal things.
 type Key [16]byte

@@ -210,12 +210,13 @@ func (s *Store) sweepSpool() error {
 	})
 }
 
-// remove lets a spool file go, away from the committer's path. What a full
-// channel or a crash leaves behind, the next sweep finds.
+// remove lets a spool file go, away from the committer's path if there is room
+// to wait. What a crash leaves behind, the next sweep finds.
 func (s *Store) remove(name string) {
 	select {
 	case s.trash <- name:
 	default:
+		s.unlink(name)
 	}
 }
 

@@ -3,6 +3,7 @@ package boltstore
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"stsrelay/relay"
 )
@@ -114,6 +115,9 @@ func (b *batch) fence(res relay.Result) (l lease, ok bool) {
 	return *held, true
 }
 
+// maxDelay keeps sums of times from overflowing.
+const maxDelay = 10 * 365 * 24 * time.Hour
+
 // keep writes an entry that has recipients left.
 func (b *batch) keep(r *record, res relay.Result, l lease) error {
 	old := *r
@@ -128,7 +132,7 @@ func (b *batch) keep(r *record, res relay.Result, l lease) error {
 	if res.Tried {
 		r.attempts++
 	}
-	r.planned = int64(max(0, res.Delay))
+	r.planned = int64(min(max(0, res.Delay), maxDelay))
 	if r.has(flagBounce) && !l.bounce {
 		r.planned = 0 // ended by an operator while it was being tried
 	}

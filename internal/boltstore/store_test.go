@@ -465,3 +465,37 @@ func FuzzRecords(f *testing.F) {
 		_, _, _, _ = splitDueKey(v)
 	})
 }
+
+// TestFull lets bbolt itself fail, where it wants to grow its file.
+func TestFull(t *testing.T) {
+	s := openTest(t, t.TempDir(), testOptions, &world{})
+	body := strings.Repeat("x", 10<<10)
+	info, err := os.Stat(s.path())
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.db.MaxSize = int(info.Size()) + 1<<20
+	var acked []relay.ID
+	for len(acked) < 10_000 {
+		id := relay.ID(fmt.Sprintf("%05d", len(acked)))
+		if err = acceptOne(s, newMessage(id, "example.com"), body); err != nil {
+			break
+		}
+		acked = append(acked, id)
+	}
+	if !errors.Is(err, relay.ErrUnavailable) || len(acked) == 0 {
+		t.Fatalf("after %d messages: %v", len(acked), err)
+	}
+	if s.Health() == nil {
+		t.Error("a full store is healthy")
+	}
+	s.db.MaxSize = 0
+	mustAccept(t, s, "later", "example.net")
+	if got := mustClaim(t, s, "example.com", min(len(acked), maxClaimPerCall)); got[0].Message != acked[0] {
+		t.Errorf("first is %s", got[0].Message)
+	}
+	if n := countKeys(t, s, bMessage); n != len(acked)+1 {
+		t.Errorf("%d messages, want %d", n, len(acked)+1)
+	}
+	verifyCounts(t, s)
+}

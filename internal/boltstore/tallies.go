@@ -14,18 +14,20 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Tallies are counted in place: a record for each policy of a domain's day,
-// and behind it one for each of its details, so that one more session costs
-// two small writes however much was counted before.
+// Tallies are counted in place: a record for a domain's day, behind it one for
+// each policy, and behind that one for each of its details, so that one more
+// session costs two small writes however much was counted before.
 //
 //	octet 0       tallyVersion
-//	1             policy: successes, failures, details so far; detail: sessions; 8 octets each
+//	1             numbers of 8 octets: see below
 //	...           JSON of tlsrpt.Policy or tlsrpt.Detail
 const tallyVersion = 1
 
+// How many numbers a record has.
 const (
-	policyNumbers = 3
-	detailNumbers = 1
+	domainNumbers = 1 // policies so far
+	policyNumbers = 3 // successes, failures, details so far
+	detailNumbers = 1 // sessions
 )
 
 // Add counts sessions in one commit.
@@ -49,27 +51,35 @@ func tallyPrefix(day tlsrpt.Day, domain addr.Domain) []byte {
 
 func (b *batch) tallySession(session tlsrpt.Session) error {
 	if session.Domain.IsZero() {
-		return errors.New("counting a session: no domain")
+		return nil // mail to an address literal: there is nobody to tell
 	}
 	prefix := tallyPrefix(session.Day(), session.Domain)
 	for _, t := range session.Count() {
-		key := t.Policy.Key()
-		if err := b.tallyPolicy(append(bytes.Clone(prefix), key[:]...), t); err != nil {
+		if err := b.tallyPolicy(prefix, t); err != nil {
 			return fmt.Errorf("counting a session of %s: %w", session.Domain, err)
 		}
 	}
 	return nil
 }
 
-func (b *batch) tallyPolicy(key []byte, t tlsrpt.PolicyTally) error {
+// tallyPolicy counts for one policy, in the folded one when it is new and there
+// is no room.
+func (b *batch) tallyPolicy(prefix []byte, t tlsrpt.PolicyTally) error {
+	key := policyKey(prefix, t.Policy)
 	n, text, err := readTally(b.tally.Get(key), policyNumbers)
+	if err == nil && text == nil {
+		var room bool
+		if room, err = b.newPolicy(prefix); err == nil && !room {
+			t.Policy = t.Policy.Folded()
+			key = policyKey(prefix, t.Policy)
+			n, text, err = readTally(b.tally.Get(key), policyNumbers)
+		}
+	}
+	if err == nil && text == nil {
+		text, err = json.Marshal(t.Policy)
+	}
 	if err != nil {
 		return err
-	}
-	if text == nil {
-		if text, err = json.Marshal(t.Policy); err != nil {
-			return err
-		}
 	}
 	n[0] += t.Successes
 	n[1] += t.Failures
@@ -82,6 +92,22 @@ func (b *batch) tallyPolicy(key []byte, t tlsrpt.PolicyTally) error {
 	}
 	b.put(b.tally, key, writeTally(n, text))
 	return nil
+}
+
+// newPolicy counts one more policy of a domain's day, if there is room.
+func (b *batch) newPolicy(prefix []byte) (bool, error) {
+	n, _, err := readTally(b.tally.Get(prefix), domainNumbers)
+	if err != nil || n[0] >= tlsrpt.MaxPolicies {
+		return false, err
+	}
+	n[0]++
+	b.put(b.tally, prefix, writeTally(n, nil))
+	return true, nil
+}
+
+func policyKey(prefix []byte, p tlsrpt.Policy) []byte {
+	k := p.Key()
+	return append(bytes.Clone(prefix), k[:]...)
 }
 
 // tallyDetail counts a detail, in the folded element when it is new and there
@@ -199,8 +225,11 @@ func newTally(k []byte) (*tlsrpt.Tally, []byte, error) {
 }
 
 // readInto adds a record to t; keys is the length of the keys behind the
-// prefix, which tells a policy from a detail.
+// prefix, which tells the domain's record from a policy and that from a detail.
 func readInto(t *tlsrpt.Tally, keys int, v []byte) error {
+	if keys == 0 {
+		return nil // the domain's own
+	}
 	if keys == len(tlsrpt.Key{}) {
 		n, text, err := readTally(v, policyNumbers)
 		p := tlsrpt.PolicyTally{}

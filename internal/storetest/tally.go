@@ -183,10 +183,38 @@ var tallyCases = []queueCase{
 			t.Errorf("got %v", err)
 		}
 		h.Fail(NoFault)
-		if h.Add(t.Context(), []tlsrpt.Session{session("a.example"), {}}) == nil {
-			t.Error("a session without a domain was counted")
+		if err := h.Add(canceled(t), []tlsrpt.Session{session("a.example")}); !errors.Is(err, relay.ErrUnavailable) {
+			t.Errorf("with a context that has ended: %v", err)
 		}
 		wantSums(t, h, "a.example", 1, 0)
+	}},
+	{"a session without a Policy Domain, as to an address literal, is nobody's and no error", func(t *testing.T, h *Harness) {
+		h.add(t, session("a.example"), tlsrpt.Session{Policies: session("a.example").Policies})
+		if got := h.tallies(t, ""); len(got) != 1 || got[0].Policies[0].Successes != 1 {
+			t.Errorf("got %+v", got)
+		}
+	}},
+	{"policies beyond the bound are folded, and the sum stays right", func(t *testing.T, h *Harness) {
+		const n = tlsrpt.MaxPolicies + 20
+		for range 2 {
+			var all []tlsrpt.Session
+			for i := range n {
+				s := session("a.example", tlsrpt.CertificateExpired)
+				s.Policies[0].Policy.Strings = []string{fmt.Sprint("policy ", i)}
+				all = append(all, s)
+			}
+			h.add(t, all...)
+		}
+		got, sum := h.tallies(t, day)[0].Policies, int64(0)
+		for _, p := range got {
+			sum += p.Failures
+			if want := int64(2 * (n - tlsrpt.MaxPolicies)); p.Policy.Strings == nil && p.Failures != want {
+				t.Errorf("%d sessions are folded, want %d", p.Failures, want)
+			}
+		}
+		if len(got) != tlsrpt.MaxPolicies+1 || sum != 2*n {
+			t.Errorf("%d policies with %d failures, want %d with %d", len(got), sum, tlsrpt.MaxPolicies+1, 2*n)
+		}
 	}},
 	{"RPT-4.1-03 counters survive a restart", func(t *testing.T, h *Harness) {
 		h.add(t, session("a.example", tlsrpt.TLSAInvalid), session("a.example"))
