@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"net"
 	"net/netip"
 	"sync"
 	"time"
@@ -105,6 +106,11 @@ func (o Options) validate() error {
 	}
 	if o.Dialer == nil {
 		errs = append(errs, errors.New("delivery needs a Dialer"))
+	}
+	if _, plain := o.Dialer.(*net.Dialer); len(o.Bind) > 0 && !plain {
+		if _, ok := o.Dialer.(binder); !ok {
+			errs = append(errs, errors.New("delivery cannot bind to a source address: the Dialer knows none"))
+		}
 	}
 	return errors.Join(errs...)
 }

@@ -209,6 +209,7 @@ func (c *conn) quit() {
 		c.nc.SetDeadline(time.Now().Add(c.t.Quit))
 		if _, err := c.nc.Write([]byte("QUIT\r\n")); err == nil {
 			readReply(c.r)
+			c.nc.Close() // over TLS with close_notify
 		}
 	}
 	c.close()

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 )
@@ -153,10 +154,14 @@ func (l *lane) carry(ctx context.Context, c *conn, s *site, t *task, who []int) 
 		x.close()
 		if err == errStale {
 			x.retry(s)
+			x.fresh = true
 		}
 		if err != nil || c.broken {
-			l.putBack(next, s, t)
+			l.putBack(c, next, x, err)
 			l.leave(ctx, x.task, t)
+			if next != nil {
+				l.leave(ctx, next.task, t)
+			}
 			return
 		}
 		if next == nil || next.task != x.task {
@@ -265,24 +270,27 @@ func (l *lane) mayDraw(ctx context.Context, c *conn, s *site, x *transaction, t 
 		(x == nil || x.willBeDone()) && (x != nil && x.task == t || t.done())
 }
 
-// putBack takes back a transaction that c cannot finish. If its envelope was
-// sent the connection was at fault, not the host: it has one more try.
-func (l *lane) putBack(x *transaction, s *site, t *task) {
-	if x == nil {
+// putBack takes back the transaction that was to follow x when err ended the
+// connection under x. More recipients of x share its fate; another task has
+// not: it tries the host once more, and if its envelope was on the way already,
+// over a new connection.
+func (l *lane) putBack(c *conn, next, x *transaction, err error) {
+	if next == nil {
 		return
 	}
-	x.close()
-	x.retry(s)
-	if !x.began.IsZero() {
-		x.fresh = true
+	next.close()
+	if e := (*Error)(nil); next.task == x.task && errors.As(err, &e) {
+		o := next.outcome(c, e)
+		o.Delay.Transmit = 0
+		next.note(slices.Concat(next.who, next.rest), o)
+		return
 	}
-	if x.task != t && !slices.Contains(l.queue, x.task) {
-		l.queue = append(l.queue, x.task)
-	}
+	next.retry(x.site)
+	next.fresh = !next.began.IsZero()
 }
 
-// leave ends x: its task is finished, or waits for another host, t in the
-// hands of the caller.
+// leave ends the work on n: it is finished, or waits for another host, t in
+// the hands of the caller.
 func (l *lane) leave(ctx context.Context, n, t *task) {
 	switch {
 	case n.done():

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/netip"
 	"slices"
 	"strings"
@@ -269,4 +270,51 @@ type renewed struct{ *world }
 
 func (r renewed) Refresh(ctx context.Context, _ addr.Domain) stscache.Status {
 	return r.statuses["newer.example"]
+}
+
+func TestRoute(t *testing.T) {
+	t.Run("a route leads to its host and port, from the source address asked for", func(t *testing.T) {
+		w := newWorld(t)
+		m := plainMX("smart.example", full...)
+		peers := make(chan string, 2)
+		m.answer = func(c *fakeConn, line string) string {
+			if line == "CONNECT" {
+				peers <- c.nc.RemoteAddr().(*net.TCPAddr).IP.String()
+			}
+			return ""
+		}
+		m.start(t)
+		w.ips["smart.example"] = addrs("127.0.0.1")
+		w.options.Dialer = &net.Dialer{}
+		w.options.Bind = addrs("fd00::2", "127.0.0.7")
+		port := m.ln.Addr().(*net.TCPAddr).AddrPort().Port()
+		s := source(t, job("1", content, "u@a.example"))
+		c := w.client()
+		if err := c.Deliver(t.Context(), Destination{NextHop: addr.HostHop(addr.MustHost("smart.example"), port), Route: true}, s); err != nil {
+			t.Error(err)
+		}
+		s2 := source(t, job("1", content, "u@a.example"))
+		if err := c.Deliver(t.Context(), Destination{NextHop: addr.LiteralHop(netip.MustParseAddr("127.0.0.1"), port), Route: true}, s2); err != nil {
+			t.Error(err)
+		}
+		if a, b := <-peers, <-peers; a != "127.0.0.7" || b != "127.0.0.7" || len(m.look().messages) != 2 {
+			t.Errorf("from %s and %s, %d messages", a, b, len(m.look().messages))
+		}
+		if o := s.out["1"].Outcomes[0]; o.Addr != netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port) || o.MX.String() != "smart.example" {
+			t.Errorf("%+v", o)
+		}
+	})
+	t.Run("a source address needs a dialer that can choose one", func(t *testing.T) {
+		w := newWorld(t)
+		w.options.Bind = addrs("127.0.0.7")
+		if _, err := New(w.options); err == nil {
+			t.Error("no error")
+		}
+	})
+	t.Run("what is required is said all at once", func(t *testing.T) {
+		_, err := New(Options{})
+		if err == nil || strings.Count(err.Error(), "needs") != 3 {
+			t.Error(err)
+		}
+	})
 }

@@ -129,6 +129,37 @@ func TestKeptConnections(t *testing.T) {
 			})
 		}
 	}
+	t.Run("after one kept connection that died no second is tried, but a new one", func(t *testing.T) {
+		w := newWorld(t)
+		m := plainMX("mx.a.example", full...)
+		var both sync.WaitGroup
+		both.Add(2)
+		m.answer = func(c *fakeConn, line string) string {
+			switch {
+			case line == "CONNECT" && c.n <= 2:
+				both.Done()
+				both.Wait()
+			case strings.HasPrefix(line, "MAIL") && c.n <= 2 && c.count > 0:
+				return closeIt
+			}
+			return ""
+		}
+		w.host("a.example", 10, m, "127.1.0.1")
+		c := w.running()
+		var wg sync.WaitGroup
+		for i := range 2 {
+			wg.Go(func() { w.deliver(c, "a.example", job(fmt.Sprint(i), content, "u@a.example")) })
+		}
+		wg.Wait()
+		out, err := w.deliver(c, "a.example", job("3", content, "u@a.example"))
+		if o := out["3"].Outcomes[0]; o.Err != nil || o.Reused || err != nil || m.look().conns != 3 {
+			t.Errorf("%+v, %v, %d connections", o, err, m.look().conns)
+		}
+		verbs := strings.Join(m.look().verbs(), ",")
+		if strings.Count(verbs, "1 MAIL")+strings.Count(verbs, "2 MAIL") != 3 {
+			t.Errorf("transcript %s", verbs)
+		}
+	})
 	t.Run("a new connection on which MAIL gets no answer is a failure", func(t *testing.T) {
 		w := newWorld(t)
 		m := w.host("a.example", 10, plainMX("mx.a.example", full...).says("MAIL", closeIt), "127.1.0.1")
@@ -201,7 +232,7 @@ func TestLimits(t *testing.T) {
 		var mu sync.Mutex
 		open, most := 0, 0
 		for _, m := range w.dialer.to {
-			m.answer = func(_ *fakeConn, line string) string {
+			m.react(func(_ *fakeConn, line string) string {
 				mu.Lock()
 				defer mu.Unlock()
 				switch line {
@@ -212,7 +243,7 @@ func TestLimits(t *testing.T) {
 					open--
 				}
 				return ""
-			}
+			})
 		}
 		var wg sync.WaitGroup
 		for _, d := range domains {

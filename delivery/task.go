@@ -149,10 +149,16 @@ func (t *task) verdict() *Error {
 			first = o.Err
 		}
 	}
-	if first == nil || t.spoken || t.Demand == Require || first.Reason == LocalError || !first.Destination() {
+	if first == nil || t.spoken || first.Reason == LocalError || !first.Destination() || t.Demand == Require && t.asked(first.Stage) {
 		return nil
 	}
 	return first
+}
+
+// asked reports whether what t demands may have caused a failure at s. A plan
+// that could not be made fails for all.
+func (t *task) asked(s Stage) bool {
+	return t.course != nil && (s == StagePlan || s == StageTLS || s == StagePolicy)
 }
 
 // attempt is what the Source hears.

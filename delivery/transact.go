@@ -256,7 +256,7 @@ func (x *transaction) final(c *conn, werr error) error {
 		return nil
 	}
 	for _, i := range x.accepted {
-		o := x.outcome(c)
+		o := x.outcome(c, nil)
 		o.Reply = r.String()
 		x.taken(i, o)
 	}
@@ -265,9 +265,8 @@ func (x *transaction) final(c *conn, werr error) error {
 
 // refuse settles recipients by what the server said.
 func (x *transaction) refuse(c *conn, who []int, s Stage, r reply) {
-	o := x.outcome(c)
+	o := x.outcome(c, c.refused(s, r))
 	o.Reply = r.String()
-	o.Err = c.refused(s, r)
 	for _, i := range who {
 		if x.site.v4Next(o.Err, c) {
 			x.again = append(x.again, i)
@@ -292,16 +291,15 @@ func (x *transaction) lost(c *conn, s Stage, r reply, err error) error {
 		return x.fail(c, c.failed(s, err))
 	}
 	if r.code == 421 || r.class() == 4 || r.class() == 5 {
-		o := x.outcome(c)
-		o.Reply, o.Err = r.String(), c.refused(s, r)
+		o := x.outcome(c, c.refused(s, r))
+		o.Reply = r.String()
 		return x.settle(o)
 	}
 	return x.fail(c, c.failed(s, malformedReply(r.String())))
 }
 
 func (x *transaction) fail(c *conn, e *Error) error {
-	o := x.outcome(c)
-	o.Err = e
+	o := x.outcome(c, e)
 	o.MayDup = x.ended
 	return x.settle(o)
 }
@@ -316,9 +314,9 @@ func (x *transaction) settle(o Outcome) error {
 	return o.Err
 }
 
-func (x *transaction) outcome(c *conn) Outcome {
+func (x *transaction) outcome(c *conn, e *Error) Outcome {
 	return Outcome{
-		MX: c.host, Addr: c.addr, TLS: x.site.tls(c), Policy: x.site.policy, Reused: x.reused,
+		Err: e, MX: c.host, Addr: c.addr, TLS: x.site.tls(c), Policy: x.site.policy, Reused: x.reused,
 		Delay: Delays{Setup: x.setup, Transmit: since(x.began)},
 	}
 }
@@ -380,8 +378,7 @@ func (x *transaction) suits(c *conn) bool {
 }
 
 func (x *transaction) unfit(c *conn, who []int, e *Error) {
-	o := x.outcome(c)
-	o.Err = e
+	o := x.outcome(c, e)
 	o.Delay.Transmit = 0
 	x.note(who, o)
 	x.spoken = true // the host is well, for others

@@ -83,9 +83,7 @@ func TestTransaction(t *testing.T) {
 				}
 			})
 			t.Run("another message follows after "+name+", "+mode, func(t *testing.T) {
-				w := one(t, plainMX("mx.a.example", keywords...))
-				m := w.dialer.to["127.1.0.1:25"]
-				m.says(tt.says...)
+				m := plainMX("mx.a.example", keywords...).says(tt.says...)
 				trouble := m.answer
 				m.answer = func(c *fakeConn, line string) string {
 					if c.count > 1 || strings.Contains(line, "second@") || strings.Contains(strings.Join(m.look().lines, " "), "second@") {
@@ -93,6 +91,7 @@ func TestTransaction(t *testing.T) {
 					}
 					return trouble(c, line)
 				}
+				w := one(t, m)
 				second := job("2", content, "v@a.example")
 				second.From = addr.MustAddress("second@sender.example")
 				out, _ := w.deliver(w.client(), "a.example", job("1", content, rcpts(tt.to)...), second)
@@ -208,6 +207,26 @@ func TestManyRecipients(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a connection that ends between two transactions of one message", func(t *testing.T) {
+		for _, keywords := range [][]string{full, lockstep} {
+			m := plainMX("mx.a.example", with(keywords, "LIMITS RCPTMAX=1")...)
+			m.answer = func(_ *fakeConn, line string) string {
+				if line == "." {
+					return closeIt
+				}
+				return ""
+			}
+			w := one(t, m)
+			m2 := w.host("a.example", 20, plainMX("mx2.a.example", full...), "127.1.0.2")
+			out, err := w.deliver(w.client(), "a.example", job("1", content, rcpts(3)...))
+			if got := verdicts(out["1"]); !slices.Equal(got, []string{"4.4.2 connection-lost", "ok", "ok"}) || err != nil || m.look().conns != 1 || len(m2.look().messages) != 1 {
+				t.Errorf("%q, %v, %d connections", got, err, m.look().conns)
+			}
+			if o := out["1"].Outcomes; !o[0].MayDup || o[1].MayDup {
+				t.Errorf("%+v", o)
+			}
+		}
+	})
 	t.Run("a server that takes one at a time", func(t *testing.T) {
 		m := plainMX("mx.a.example", with(full, "LIMITS MAILMAX=3")...)
 		m.answer = limited(1, "452 4.5.3 too many")
