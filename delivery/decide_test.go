@@ -192,7 +192,12 @@ var decisionTable = []decisionRow{
 }
 
 func TestDecide(t *testing.T) {
+	seen := map[string]bool{}
 	for _, row := range decisionTable {
+		if seen[row.name] {
+			t.Errorf("two rows are called %q", row.name)
+		}
+		seen[row.name] = true
 		t.Run(strings.TrimSpace(row.ids+" "+row.name), func(t *testing.T) {
 			d := Decide(row.facts)
 			if d.Need != row.need || d.Want != row.want {
@@ -213,16 +218,6 @@ func skipReason(d Decision) Reason {
 		return ""
 	}
 	return d.Skip.Reason
-}
-
-func TestDecideIsWrittenOnce(t *testing.T) {
-	seen := map[string]bool{}
-	for _, row := range decisionTable {
-		if seen[row.name] {
-			t.Errorf("two rows are called %q", row.name)
-		}
-		seen[row.name] = true
-	}
 }
 
 func TestDecideSkip(t *testing.T) {

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"fmt"
+	"strings"
 
 	"stsrelay/internal/addr"
 )
@@ -89,7 +90,7 @@ type Error struct {
 
 func (e *Error) Error() string {
 	s := e.Text
-	if !e.MX.IsZero() {
+	if !e.MX.IsZero() && !strings.Contains(s, e.MX.String()) {
 		s = e.MX.String() + ": " + s
 	}
 	return fmt.Sprintf("%s: %s", e.Reason, s)

@@ -94,7 +94,7 @@ func chainError(leaf *x509.Certificate, err error, now time.Time) error {
 		return &certError{reason: LocalError, text: "this relay could not load its trusted certificates", err: err}
 	case now.Before(leaf.NotBefore): // ledger RPT-4.3-03
 		e.code, e.text = "not-yet-valid", "its certificate is not valid before "+day(leaf.NotBefore)
-	case errors.As(err, &unknown) && leaf.CheckSignatureFrom(leaf) == nil, selfSigned(leaf):
+	case selfSigned(leaf):
 		e.code, e.text = "self-signed", "its certificate is self-signed"
 	case errors.As(err, &unknown):
 		e.code, e.text = "unknown-authority", "its certificate is of an unknown authority, or an intermediate certificate is missing"
