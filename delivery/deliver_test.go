@@ -32,12 +32,20 @@ type world struct {
 }
 
 func newWorld(t testing.TB) *world {
+	w := newBareWorld(t)
+	w.ca = newCA(t)
+	w.options.Roots = w.ca.pool
+	return w
+}
+
+// newBareWorld is a world without certificates, which take long to make.
+func newBareWorld(t testing.TB) *world {
 	w := &world{
-		t: t, ca: newCA(t), dialer: &fakeDialer{to: map[string]*fakeMX{}, dials: map[string]int{}},
+		t: t, dialer: &fakeDialer{to: map[string]*fakeMX{}, dials: map[string]int{}},
 		mx: map[string][]resolver.MX{}, ips: map[string][]netip.Addr{}, statuses: map[string]stscache.Status{},
 	}
 	w.options = Options{
-		Hostname: "relay.example", Resolver: w, Policies: w, Dialer: w.dialer, Roots: w.ca.pool,
+		Hostname: "relay.example", Resolver: w, Policies: w, Dialer: w.dialer,
 		Guard: network.Guard{Allow: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("fd00::/8")}},
 	}
 	return w

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 
 	"stsrelay/tlsrpt"
 )
@@ -69,7 +70,7 @@ func (c *conn) refused(s Stage, r reply) *Error {
 	if r.class() != 4 && r.class() != 5 {
 		return c.failed(s, malformedReply(r.String()+" in this place"))
 	}
-	return replyError(s, c.host, c.addr.String(), r.code, r.enhanced(), r.String()[3:])
+	return replyError(s, c.host, c.addr.String(), r.code, r.enhanced(), strings.TrimSpace(r.String()[3:]))
 }
 
 // turnedAway is the Error of a reply that refuses the connection rather than

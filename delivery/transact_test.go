@@ -80,6 +80,9 @@ func TestTransaction(t *testing.T) {
 					if e := o.Err; e != nil && (e.Code/100 != e.Enhanced[0] || e.Permanent != (e.Code >= 500) || e.MX.String() != "mx.a.example" || e.Addr != "127.1.0.1:25") {
 						t.Errorf("%+v", e)
 					}
+					if e := o.Err; e != nil && e.Remote && o.Reply != fmt.Sprint(e.Code, " ", e.Text) {
+						t.Errorf("reply %q, error %+v", o.Reply, e)
+					}
 				}
 			})
 			t.Run("another message follows after "+name+", "+mode, func(t *testing.T) {
