@@ -80,17 +80,27 @@ func openHarness(t *testing.T) *storetest.Harness { return harness(t, testOption
 
 func harness(t *testing.T, o Options) *storetest.Harness {
 	dir, w := t.TempDir(), &world{}
-	s := openTest(t, dir, o, w)
-	h := &storetest.Harness{Store: s, Lease: o.Lease, Large: int(o.SpoolAbove)}
+	var s *Store
+	start := func() *Store {
+		this := openTest(t, dir, o, w)
+		s = this
+		t.Cleanup(func() { // before it is closed
+			if s == this {
+				verifyIntegrity(t, s)
+			}
+		})
+		return s
+	}
+	h := &storetest.Harness{Store: start(), Lease: o.Lease, Large: int(o.SpoolAbove)}
 	h.Advance = func(d time.Duration) { w.set(func() { w.shift += d }) }
 	h.Fail = func(f storetest.Fault) { w.set(func() { w.fault = f }) }
 	h.Reopen = func(t *testing.T) {
 		t.Helper()
+		verifyIntegrity(t, s)
 		if err := s.Close(); err != nil {
 			t.Fatal(err)
 		}
-		s = openTest(t, dir, o, w)
-		h.Store = s
+		h.Store = start()
 	}
 	return h
 }

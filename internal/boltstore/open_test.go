@@ -146,7 +146,7 @@ func TestOpen(t *testing.T) {
 		if n := countKeys(t, s, bEntry); n != 30 {
 			t.Errorf("%d entries", n)
 		}
-		verifyCounts(t, s)
+		verifyIntegrity(t, s)
 	})
 	t.Run("an empty file, left by a crash while it was made, opens", func(t *testing.T) {
 		dir := t.TempDir()

@@ -136,6 +136,29 @@ func TestCommitter(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	})
+	t.Run("a lease that ends while its settle is being committed is not claimed again", func(t *testing.T) {
+		w, g := &world{free: 1 << 40}, newGate()
+		s := openTest(t, t.TempDir(), testOptions, w)
+		mustAccept(t, s, "1", "example.com")
+		e := mustClaim(t, s, "example.com", 1)[0]
+		s.hooks.commit = g.commit
+		settled := make(chan []relay.ID, 1)
+		go func() {
+			lost, err := s.Settle(context.WithoutCancel(t.Context()), []relay.Result{{ID: e.ID, Lease: e.Lease, Left: e.To}})
+			if err != nil {
+				t.Error(err)
+			}
+			settled <- lost
+		}()
+		<-g.entered
+		w.set(func() { w.shift += 2 * testOptions.Lease })
+		mustClaim(t, s, "example.com", 0)
+		close(g.open)
+		if lost := <-settled; len(lost) > 0 {
+			t.Errorf("lost %v", lost)
+		}
+		mustClaim(t, s, "example.com", 1)
+	})
 	t.Run("a write that fails half-way does not spoil those it shares a commit with", func(t *testing.T) {
 		s, g := openGated(t)
 		first := make(chan error, 1)
@@ -163,7 +186,7 @@ func TestCommitter(t *testing.T) {
 			t.Errorf("a good one got %v", err)
 		}
 		mustClaim(t, s, "example.com", 3)
-		verifyCounts(t, s)
+		verifyIntegrity(t, s)
 	})
 	t.Run("calls after Close fail, and say why", func(t *testing.T) {
 		s := openTest(t, t.TempDir(), testOptions, &world{})
@@ -497,5 +520,5 @@ func TestFull(t *testing.T) {
 	if n := countKeys(t, s, bMessage); n != len(acked)+1 {
 		t.Errorf("%d messages, want %d", n, len(acked)+1)
 	}
-	verifyCounts(t, s)
+	verifyIntegrity(t, s)
 }
