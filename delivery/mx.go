@@ -148,7 +148,7 @@ func (c *Client) usable(h found, guarded bool) ([]netip.Addr, *Error) {
 		addrs, forbidden = c.allowed(addrs)
 	}
 	if len(addrs) == 0 {
-		return nil, NewError(StagePlan, ForbiddenAddress, h.host, "for "+name+" "+forbidden.Error()).because(forbidden)
+		return nil, NewError(StagePlan, ForbiddenAddress, h.host, forbidden.Error()).because(forbidden)
 	}
 	addrs = families{c.options.IPv6, c.options.IPv4, c.options.Prefer4}.order(addrs)
 	if len(addrs) == 0 {

@@ -105,7 +105,7 @@ type candidate struct {
 // hosts finds the hosts of the next hop and their addresses.
 func (c *Client) hosts(ctx context.Context, p *Plan) ([]candidate, *Error) {
 	if ip, ok := p.query.NextHop.Literal(); ok {
-		h := found{addrs: resolver.Addresses{Answer: resolver.Answer[netip.Addr]{Records: []netip.Addr{ip}}}}
+		h := found{target: target{direct: true}, addrs: resolver.Addresses{Answer: resolver.Answer[netip.Addr]{Records: []netip.Addr{ip}}}}
 		return []candidate{c.candidate(h, false, !p.query.Route)}, nil
 	}
 	if host, ok := p.query.NextHop.Host(); ok { // only the operator can name one
