@@ -53,7 +53,7 @@ const format = "stsrelay store 1"
 const lockWait = time.Second
 
 // wayOut ends every refusal of a damaged file.
-const wayOut = "nothing was changed; keep a copy, restore a backup, or move the file away to start with an empty queue (see docs/operations.md, damaged store)"
+const wayOut = "nothing was changed; keep a copy, restore a backup, or move the file away to start with an empty queue (see docs/store.md)"
 
 // openFile checks the file, opens it and marks it open. back reports that the
 // wall clock is behind the last commit.
