@@ -1,11 +1,8 @@
 package delivery
 
 import (
-	"bufio"
 	"context"
 	"errors"
-	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"time"
@@ -142,58 +139,6 @@ func (l *lane) open(ctx context.Context, t *task, s *site, a netip.AddrPort) (c 
 	e := *v.Err
 	e.MX, e.Addr = c.host, a.String()
 	return nil, &e, true
-}
-
-// greet dials and says hello. With an error the connection is nil, unless TLS
-// was up by then: what it showed is still worth telling.
-func (l *lane) greet(ctx context.Context, s *site, a netip.AddrPort, inClear bool) (*conn, *Error) {
-	start := time.Now()
-	raw, err := l.dial(ctx, a)
-	if err != nil {
-		e := ioError(ctx, StageConnect, err)
-		e.MX, e.Addr = s.decision.Facts.MX, a.String()
-		return nil, e
-	}
-	c := &conn{
-		key: s.key(), host: s.decision.Facts.MX, addr: a, start: start, raw: raw, nc: raw,
-		r: bufio.NewReaderSize(raw, maxReplyLine), t: &l.options.Timeouts, lender: &l.buffers, inClear: inClear,
-	}
-	if local, ok := raw.LocalAddr().(*net.TCPAddr); ok {
-		c.local = local.AddrPort().Addr().Unmap()
-	}
-	c.attach(ctx)
-	e := c.hello(ctx, salutation{hostname: l.options.Hostname, decision: s.decision, roots: l.options.Roots})
-	c.setup = since(start)
-	if e != nil && c.evidence.State == nil {
-		c.quit()
-		return nil, e
-	}
-	return c, e
-}
-
-// dial opens a connection from the first source address of a's family.
-func (l *lane) dial(ctx context.Context, a netip.AddrPort) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(ctx, l.options.Timeouts.Connect)
-	defer cancel()
-	i := slices.IndexFunc(l.options.Bind, func(b netip.Addr) bool { return b.Unmap().Is4() == !is6(a) })
-	if i < 0 {
-		return l.options.Dialer.DialContext(ctx, "tcp", a.String())
-	}
-	switch d := l.options.Dialer.(type) {
-	case binder:
-		return d.DialFrom(ctx, l.options.Bind[i], "tcp", a.String())
-	case *net.Dialer:
-		from := *d
-		from.LocalAddr = net.TCPAddrFromAddrPort(netip.AddrPortFrom(l.options.Bind[i], 0))
-		return from.DialContext(ctx, "tcp", a.String())
-	}
-	return nil, fmt.Errorf("cannot dial from %s: the dialer %T knows no source addresses", l.options.Bind[i], l.options.Dialer)
-}
-
-// A binder is a Dialer that can choose its own end's address. *net.Dialer
-// needs no such method.
-type binder interface {
-	DialFrom(ctx context.Context, source netip.Addr, network, address string) (net.Conn, error)
 }
 
 // book adds the session that c means for the destination's Policy Domain, once
