@@ -48,13 +48,12 @@ func (c *conn) hello(ctx context.Context, s salutation) *Error {
 	return c.startTLS(ctx, s)
 }
 
-// ehlo says EHLO and forgets all that an earlier one brought (ledger
+// ehlo says EHLO; its answer replaces all that an earlier one brought (ledger
 // STLS-4.2-01). A server that does not know the command hears HELO where that
 // is allowed: not where TLS is needed, since HELO can never lead there, nor
 // after replies that close the door (ledger SMTP-3.2-01, -02).
 func (c *conn) ehlo(s salutation, mayHELO bool) *Error {
 	name := ehloArgument(s.hostname, c.local)
-	c.ext = extensions{}
 	r, err := c.ask(c.t.Hello, "EHLO ", name)
 	if err != nil {
 		return c.failed(StageHello, err)
@@ -137,8 +136,7 @@ func (c *conn) ehloAgain(ctx context.Context, s salutation) *Error {
 		return nil
 	}
 	c.evidence.RequireTLS = c.ext.requireTLS
-	c.ext.startTLS = false // never twice (ledger STLS-4.2-02)
-	return e
+	return e // a second offer of STARTTLS is left alone (ledger STLS-4.2-02)
 }
 
 // errInjection says that plaintext followed the reply to STARTTLS.

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -35,6 +36,7 @@ type pool struct {
 	mu      sync.Mutex
 	total   int
 	open    map[string]int // by host
+	leaving map[string]int // of open, those that are being ended
 	kept    []*conn        // in the order of keptAt
 	waiting []*waiter
 	running bool           // nothing is kept outside run
@@ -49,12 +51,11 @@ type want struct {
 
 type waiter struct {
 	want
-	evicted bool       // a kept connection is being closed for this one
-	got     chan *conn // buffered; nil is leave to dial
+	got chan *conn // buffered; nil is leave to dial
 }
 
 func newPool(max, perHost int, idle time.Duration) *pool {
-	return &pool{max: max, perHost: perHost, idle: idle, wake: make(chan struct{}, 1), open: map[string]int{}}
+	return &pool{max: max, perHost: perHost, idle: idle, wake: make(chan struct{}, 1), open: map[string]int{}, leaving: map[string]int{}}
 }
 
 // acquire returns a kept connection that w.use accepts, or nil: leave to open
@@ -90,15 +91,17 @@ func (p *pool) acquire(ctx context.Context, w want) (*conn, error) {
 	return nil, ctx.Err()
 }
 
-// serve gives every waiting caller what it can have now. Callers hold mu.
+// serve gives every waiting caller what it can have now, and makes room for
+// the others. Callers hold mu.
 func (p *pool) serve() {
-	if p.total >= p.max && len(p.kept) == 0 {
+	if len(p.waiting) == 0 || p.total >= p.max && len(p.kept) == 0 {
 		return
 	}
 	p.waiting = slices.DeleteFunc(p.waiting, p.grant)
+	p.makeRoom()
 }
 
-// grant serves one caller, or begins to make room for it. Callers hold mu.
+// grant serves one caller if it can. Callers hold mu.
 func (p *pool) grant(w *waiter) bool {
 	for i, c := range slices.Backward(p.kept) { // the newest is the least likely to be dead
 		if c.key == w.key && w.use(c) {
@@ -107,38 +110,69 @@ func (p *pool) grant(w *waiter) bool {
 			return true
 		}
 	}
-	full := p.open[w.key.host] >= p.perHost
-	if !full && p.total < p.max {
-		p.total++
-		p.open[w.key.host]++
-		w.got <- nil
-		return true
+	if p.open[w.key.host] >= p.perHost || p.total >= p.max {
+		return false
 	}
-	if !w.evicted {
-		w.evicted = p.evict(func(c *conn) bool { return !full || c.key.host == w.key.host })
-	}
-	return false
+	p.total++
+	p.open[w.key.host]++
+	w.got <- nil
+	return true
 }
 
-// evict ends the oldest kept connection that fits. Callers hold mu.
-func (p *pool) evict(fits func(*conn) bool) bool {
+// makeRoom ends one kept connection for each caller that waits, the oldest
+// that helps it, beyond those that are being ended already. Callers hold mu.
+func (p *pool) makeRoom() {
+	coming, all := maps.Clone(p.leaving), 0
+	for _, n := range coming {
+		all += n
+	}
+	for _, w := range p.waiting {
+		if len(p.kept) == 0 {
+			return
+		}
+		host := w.key.host
+		switch full := p.open[host] >= p.perHost; {
+		case full && coming[host] > 0:
+			coming[host]--
+			all--
+		case !full && all > 0:
+			all--
+		default:
+			p.evict(func(c *conn) bool { return !full || c.key.host == host })
+		}
+	}
+}
+
+// evict ends the oldest kept connection that fits, if there is one. Callers
+// hold mu.
+func (p *pool) evict(fits func(*conn) bool) {
 	i := slices.IndexFunc(p.kept, fits)
 	if i < 0 {
-		return false
+		return
 	}
 	c := p.kept[i]
 	p.kept = slices.Delete(p.kept, i, i+1)
 	p.quit(c)
-	return true
 }
 
-// quit ends a connection that was kept, in a goroutine that run waits for.
-// Callers hold mu, and something was kept, so the pool is running.
+// quit ends a connection in a goroutine that run waits for. Callers hold mu,
+// and the pool is running or about to wait.
 func (p *pool) quit(c *conn) {
+	p.leaving[c.key.host]++
 	p.closing.Go(func() {
 		c.quit()
-		p.release(c.key.host)
+		p.left(c.key.host)
 	})
+}
+
+// left is release after quit.
+func (p *pool) left(host string) {
+	p.mu.Lock()
+	if p.leaving[host]--; p.leaving[host] == 0 {
+		delete(p.leaving, host)
+	}
+	p.mu.Unlock()
+	p.release(host)
 }
 
 // release gives back leave to open a connection, after its close.

@@ -374,3 +374,60 @@ func TestPoolOrder(t *testing.T) {
 		}
 	})
 }
+
+func TestCrowd(t *testing.T) {
+	t.Run("SMTP-4.5.4.1-07 many lanes, few permits, connections that die and idle out: all mail arrives", func(t *testing.T) {
+		w := newWorld(t)
+		w.options.MaxConnections, w.options.MaxConnectionsPerHost = 5, 2
+		w.options.Timeouts.Idle = time.Millisecond
+		var domains []string
+		var hosts []*fakeMX
+		for i := range 8 {
+			m := plainMX(fmt.Sprintf("mx%d.example", i), full...)
+			m.answer = func(c *fakeConn, line string) string {
+				if strings.HasPrefix(line, "MAIL") && c.count > 0 && c.count%7 == 0 && c.n%2 == 0 {
+					return closeIt
+				}
+				return ""
+			}
+			hosts = append(hosts, m)
+			for j := range 2 {
+				d := fmt.Sprintf("d%d-%d.example", i, j)
+				w.host(d, 10, m, fmt.Sprintf("127.1.0.%d", i+1))
+				domains = append(domains, d)
+			}
+		}
+		c := w.running()
+		var wg sync.WaitGroup
+		const each = 40
+		for _, d := range domains {
+			s := source(t)
+			for i := range each {
+				s.jobs = append(s.jobs, job(fmt.Sprint(i), content, "u@"+d))
+			}
+			for range 3 {
+				wg.Go(func() {
+					if err := c.Deliver(context.Background(), to(d), s); err != nil {
+						t.Errorf("%s: %v", d, err)
+					}
+				})
+			}
+			t.Cleanup(func() {
+				s.check()
+				for id, a := range s.out {
+					if a.Outcomes[0].Err != nil {
+						t.Errorf("%s of %s: %v", id, d, a.Outcomes[0].Err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		n := 0
+		for _, m := range hosts {
+			n += len(m.look().messages)
+		}
+		if n != each*len(domains) {
+			t.Errorf("%d messages arrived", n)
+		}
+	})
+}
