@@ -90,7 +90,7 @@ func (b *body) spill() {
 		b.fail(err)
 		return
 	}
-	b.file, b.w = f, bufio.NewWriterSize(f, 32<<10)
+	b.file, b.w = f, bufio.NewWriterSize(f, 8<<10)
 	_, err = b.w.Write(b.buf)
 	b.fail(err)
 	b.release()

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"stsrelay/relay"
 
@@ -277,9 +278,15 @@ func (b *batch) finish(committed bool) {
 	}
 }
 
+// A failure is a commit that failed.
+type failure struct {
+	err error
+	at  time.Duration // on the monotonic clock
+}
+
 // fail remembers that the store cannot write, and says so.
 func (s *Store) fail(err error) {
-	if s.failed.Swap(&err) == nil {
+	if s.failed.Swap(&failure{err, s.clock.elapsed()}) == nil {
 		s.o.Log.Error().Err(err).Msg("the store cannot write")
 	}
 }
@@ -294,11 +301,20 @@ func answer(ops []*op, results []error, err error) {
 	}
 }
 
+// retryAfter is how soon after a failed commit writable tries another. With a
+// large queue a failed commit costs a second, because bbolt rebuilds its free
+// list.
+const retryAfter = time.Second
+
 // writable makes sure that an outcome could be written down: after a failed
 // commit it tries another one.
 func (s *Store) writable(ctx context.Context) error {
-	if s.failed.Load() == nil {
+	f := s.failed.Load()
+	if f == nil {
 		return nil
+	}
+	if s.clock.elapsed() < f.at+retryAfter {
+		return unavailable(f.err)
 	}
 	return s.do(ctx, 0, func(b *batch) error {
 		b.writes++

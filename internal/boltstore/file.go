@@ -80,8 +80,8 @@ func (s *Store) openFile() (back bool, err error) {
 }
 
 // mmapSize is address space, not memory: while the file fits in it, a commit
-// never waits for readers.
-const mmapSize = 16 << 30
+// never waits for readers. 64 GiB; 1 GiB where addresses have 32 bits.
+const mmapSize = 1 << (30 + 6*(^uint(0)>>63))
 
 // inspect opens an existing file for reading only and refuses what must not be
 // written to. After a crash it walks the whole file, because bbolt, rebuilding

@@ -12,7 +12,7 @@ import (
 // earlier than planned, which is harmless. Set back, they would wait longer:
 // their due times are moved, in the background and in bounded commits.
 func (s *Store) stepped(by time.Duration) {
-	s.o.Log.Warn().Dur("by", by).Msg("the wall clock was set")
+	s.o.Log.Warn().Dur("by", by).Msg("the wall clock was set, or the machine slept")
 	if by > 0 {
 		return
 	}

@@ -65,7 +65,7 @@ type Store struct {
 
 	ops    queue
 	leases leases
-	failed atomic.Pointer[error] // why the last commit failed; nil once one has succeeded
+	failed atomic.Pointer[failure] // why the last commit failed; nil once one has succeeded
 	counts atomic.Pointer[counters]
 	memory atomic.Int64 // octets reserved by bodies in memory
 
@@ -134,7 +134,8 @@ func open(dir string, o Options, h hooks) (*Store, error) {
 	s.running.Go(s.emptyTrash)
 	s.running.Go(s.repairLoop)
 	if back {
-		s.stepped(0)
+		s.o.Log.Warn().Msg("the wall clock is behind the last write: due times are moved")
+		s.setBack <- struct{}{}
 	}
 	return s, nil
 }
@@ -158,8 +159,8 @@ func (s *Store) Close() error {
 // Health says why mail cannot be accepted now, nil if it can: the last write
 // failed, or the disk is nearly full.
 func (s *Store) Health() error {
-	if e := s.failed.Load(); e != nil {
-		return unavailable(*e)
+	if f := s.failed.Load(); f != nil {
+		return unavailable(f.err)
 	}
 	return s.roomLeft()
 }

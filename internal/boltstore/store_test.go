@@ -283,7 +283,7 @@ func TestMemory(t *testing.T) {
 		if acceptOne(s, newMessage("2", "example.com"), large) == nil {
 			t.Fatal("accepted without a commit")
 		}
-		w.set(func() { w.fault = storetest.NoFault })
+		w.set(func() { w.fault, w.shift = storetest.NoFault, time.Minute })
 		e := mustClaim(t, s, "example.com", 1)[0]
 		if _, err := s.Settle(t.Context(), []relay.Result{{ID: e.ID, Lease: e.Lease}}); err != nil {
 			t.Fatal(err)

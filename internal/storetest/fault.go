@@ -21,7 +21,7 @@ var faultCases = []queueCase{
 			if err := h.tryAccept(t, message("1", "a.example"), body); !errors.Is(err, relay.ErrUnavailable) {
 				t.Errorf("got %v", err)
 			}
-			h.Fail(NoFault)
+			h.heal()
 			h.list(t, relay.Filter{})
 			h.accept(t, message("1", "a.example"), body)
 			if h.body(t, "1") != body {
@@ -37,7 +37,7 @@ var faultCases = []queueCase{
 		if !errors.Is(err, relay.ErrUnknownOutcome) || errors.Is(err, relay.ErrUnavailable) {
 			t.Errorf("got %v", err)
 		}
-		h.Fail(NoFault)
+		h.heal()
 		if h.body(t, "1") != body {
 			t.Error("another body")
 		}
@@ -55,7 +55,7 @@ var faultCases = []queueCase{
 		if _, err := h.Settle(t.Context(), []relay.Result{r}); !errors.Is(err, relay.ErrUnavailable) {
 			t.Errorf("got %v", err)
 		}
-		h.Fail(NoFault)
+		h.heal()
 		h.list(t, relay.Filter{}, "1a")
 		h.claim(t, "a.example")
 		h.settle(t, r)
@@ -71,7 +71,7 @@ var faultCases = []queueCase{
 		if _, err := h.Settle(t.Context(), []relay.Result{r}); !errors.Is(err, relay.ErrUnknownOutcome) {
 			t.Errorf("got %v", err)
 		}
-		h.Fail(NoFault)
+		h.heal()
 		h.wantLost(t, r)
 		if e := h.claim(t, "a.example", "1a")[0]; e.Attempts != 1 {
 			t.Errorf("%d attempts", e.Attempts)
@@ -86,7 +86,11 @@ var faultCases = []queueCase{
 		if e, err := h.Claim(t.Context(), "a.example", 1); !errors.Is(err, relay.ErrUnavailable) {
 			t.Errorf("claimed %v, %v", e, err)
 		}
-		h.Fail(NoFault)
+		h.Advance(time.Minute)
+		if e, err := h.Claim(t.Context(), "a.example", 1); !errors.Is(err, relay.ErrUnavailable) {
+			t.Errorf("claimed a minute later %v, %v", e, err)
+		}
+		h.heal()
 		h.claim(t, "a.example", "1a")
 	}},
 	{"every other write that fails says so and leaves things as they were", func(t *testing.T, h *Harness) {
@@ -105,7 +109,7 @@ var faultCases = []queueCase{
 				t.Errorf("%s: %v", name, err)
 			}
 		}
-		h.Fail(NoFault)
+		h.heal()
 		h.list(t, relay.Filter{}, "1a", "1b", "2a", "3a", "4a")
 		if e, err := h.Policy(t.Context(), domain); err != nil || e.ID != "old" {
 			t.Errorf("policy %+v, %v", e, err)
@@ -153,6 +157,7 @@ func (m *model) accept(t *testing.T, id relay.ID) {
 }
 
 func (m *model) deliver(t *testing.T, deferred bool) {
+	m.h.Advance(2 * time.Second) // so that the store tries again, if it cannot write
 	entries, err := m.h.Claim(t.Context(), "a.example", 2)
 	if err != nil {
 		return

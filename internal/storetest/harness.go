@@ -86,6 +86,12 @@ func (h *Harness) tryAccept(t *testing.T, m relay.Message, body string) error {
 	return h.Accept(t.Context(), m, w)
 }
 
+// heal ends a fault. An engine may wait before it tries to write again.
+func (h *Harness) heal() {
+	h.Fail(NoFault)
+	h.Advance(time.Minute)
+}
+
 // claim expects exactly the entries with these IDs, in this order.
 func (h *Harness) claim(t *testing.T, dest relay.Destination, want ...relay.ID) []relay.Entry {
 	t.Helper()
