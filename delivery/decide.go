@@ -36,9 +36,6 @@ func (r Requirement) String() string {
 	return strings.Join(s, " ")
 }
 
-// has reports whether every bit of q is in r.
-func (r Requirement) has(q Requirement) bool { return r&q == q }
-
 // A Demand is what the message itself asks of TLS.
 type Demand uint8
 
@@ -47,6 +44,11 @@ const (
 	Require        // MAIL parameter REQUIRETLS (RFC 8689, Section 2)
 	Ignore         // "TLS-Required: No", and TLS reports (RFC 8689, Section 3; RFC 8460, Section 3)
 )
+
+// String is the word in logs.
+func (d Demand) String() string {
+	return word(d, "default", "require", "ignore")
+}
 
 // TLSAState is what DNS says of an MX host's TLSA records (RFC 7672, Section 2.2).
 type TLSAState uint8
@@ -57,6 +59,19 @@ const (
 	TLSAUnusable                  // secure, none usable: TLS without authentication
 	TLSAFailed                    // lookup error: the host must not be used
 )
+
+// String is the word in logs.
+func (s TLSAState) String() string {
+	return word(s, "absent", "usable", "unusable", "failed")
+}
+
+// word is the name of one of a closed set of numbers.
+func word[T ~uint8](n T, words ...string) string {
+	if int(n) >= len(words) {
+		return "unknown"
+	}
+	return words[n]
+}
 
 // Facts is all that is known about one MX host before it is contacted.
 type Facts struct {

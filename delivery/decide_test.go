@@ -301,6 +301,19 @@ func TestDecideSNI(t *testing.T) {
 	}
 }
 
+func TestWords(t *testing.T) {
+	tests := map[fmt.Stringer]string{
+		Requirement(0): "", TLS: "TLS", TLS | PKIX: "TLS PKIX", DANE | RequireTLS: "DANE REQUIRETLS", TLS | PKIX | DANE | RequireTLS: "TLS PKIX DANE REQUIRETLS",
+		Default: "default", Require: "require", Ignore: "ignore", Demand(3): "unknown",
+		TLSAAbsent: "absent", TLSAUsable: "usable", TLSAUnusable: "unusable", TLSAFailed: "failed", TLSAState(4): "unknown",
+	}
+	for v, want := range tests {
+		if v.String() != want {
+			t.Errorf("%T is %q, want %q", v, v, want)
+		}
+	}
+}
+
 func BenchmarkDecide(b *testing.B) {
 	f := facts(enforce, usable, require, secureMX)
 	b.ReportAllocs()

@@ -65,11 +65,7 @@ const (
 
 // String is the word in logs: "plan", "connect", ...
 func (s Stage) String() string {
-	names := [...]string{"plan", "connect", "greeting", "hello", "tls", "policy", "mail", "rcpt", "data", "content"}
-	if int(s) >= len(names) {
-		return "unknown"
-	}
-	return names[s]
+	return word(s, "plan", "connect", "greeting", "hello", "tls", "policy", "mail", "rcpt", "data", "content")
 }
 
 // An Error is why a recipient was not delivered, classified once, here, by

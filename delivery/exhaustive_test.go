@@ -201,7 +201,7 @@ func describe(f Facts, e Evidence) string {
 	if f.STS.Policy != nil {
 		mode = string(f.STS.Policy.Mode)
 	}
-	return fmt.Sprintf("%s for %s, err %v, grace %v, TLSA %d, secure %v, direct %v, demand %d, floor %q, override %+v, rules %+v\n"+
+	return fmt.Sprintf("%s for %s, err %v, grace %v, TLSA %s, secure %v, direct %v, demand %s, floor %q, override %+v, rules %+v\n"+
 		"TLS %v (%v), PKIX %v, DANE %v, REQUIRETLS %v", mode, f.MX, f.STS.Err, f.InGrace, f.TLSA, f.MXSecure, f.Direct, f.Demand, f.Floor, f.Override, f.Rules,
 		e.State != nil, e.TLSErr, e.PKIXErr, e.DANEErr, e.RequireTLS)
 }
