@@ -195,7 +195,7 @@ func TestDualStack(t *testing.T) {
 }
 
 func TestDemand(t *testing.T) {
-	t.Run("RTLS-2-02 REQUIRETLS goes to MAIL when the host offers it over TLS", func(t *testing.T) {
+	t.Run("RTLS-2-01 REQUIRETLS goes to MAIL when the host offers it over TLS", func(t *testing.T) {
 		w := newWorld(t)
 		w.policy("a.example", stscache.Enforce, "mx.a.example")
 		m := w.good("mx.a.example")
@@ -209,7 +209,7 @@ func TestDemand(t *testing.T) {
 			t.Errorf("%q, %+v", verdicts(out["1"]), got.messages)
 		}
 	})
-	t.Run("RTLS-4.2.1-02 a message that requires TLS fails alone when no host offers it", func(t *testing.T) {
+	t.Run("RTLS-4.2.1-03 a message that requires TLS fails alone when no host offers it", func(t *testing.T) {
 		w := newWorld(t)
 		w.policy("a.example", stscache.Enforce, "mx.a.example")
 		m := w.host("a.example", 10, w.good("mx.a.example"), "127.1.0.1")
@@ -239,7 +239,7 @@ func TestDemand(t *testing.T) {
 			t.Errorf("%+v", got.messages)
 		}
 	})
-	t.Run("X-09 a report causes no session, and the next message on its connection does", func(t *testing.T) {
+	t.Run("a report causes no session, and the next message on its connection does", func(t *testing.T) {
 		w := newWorld(t)
 		w.policy("a.example", stscache.Enforce, "mx.a.example")
 		w.host("a.example", 10, w.good("mx.a.example"), "127.1.0.1")

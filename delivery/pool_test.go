@@ -227,8 +227,13 @@ func TestReuse(t *testing.T) {
 func TestLimits(t *testing.T) {
 	// crowd runs n lanes for each domain and returns the most connections that
 	// the servers had open at once.
-	crowd := func(t *testing.T, w *world, c *Client, lanes int, domains ...string) int {
+	crowd := func(t *testing.T, w *world, kept bool, lanes int, domains ...string) int {
 		t.Helper()
+		w.options.Timeouts.Idle = time.Hour // nothing goes by itself
+		c := w.client()
+		if kept {
+			c = w.running()
+		}
 		var mu sync.Mutex
 		open, most := 0, 0
 		for _, m := range w.dialer.to {
@@ -269,11 +274,7 @@ func TestLimits(t *testing.T) {
 			w.options.MaxConnectionsPerHost = 2
 			w.host("a.example", 10, plainMX("mx.a.example", full...), "127.1.0.1")
 			w.mx["b.example"] = w.mx["a.example"]
-			c := w.client()
-			if kept {
-				c = w.running()
-			}
-			if n := crowd(t, w, c, 5, "a.example", "b.example"); n > 2 {
+			if n := crowd(t, w, kept, 5, "a.example", "b.example"); n > 2 {
 				t.Errorf("%d at once", n)
 			}
 		})
@@ -286,11 +287,7 @@ func TestLimits(t *testing.T) {
 				w.host(d, 10, plainMX("mx."+d, full...), fmt.Sprintf("127.1.0.%d", i+1))
 				domains = append(domains, d)
 			}
-			c := w.client()
-			if kept {
-				c = w.running()
-			}
-			if n := crowd(t, w, c, 2, domains...); n > 2 {
+			if n := crowd(t, w, kept, 2, domains...); n > 2 {
 				t.Errorf("%d at once", n)
 			}
 		})
