@@ -22,14 +22,21 @@ const MaxPolicies = 100
 // 6.6; ledger RPT-4.3-12).
 func (r Result) Known() bool { return slices.Contains(Results(), r) }
 
+// Known reports whether t is one of the three types (ledger RPT-4.4-05).
+func (t PolicyType) Known() bool { return t == NoPolicyFound || t == STS || t == TLSA }
+
 // Count returns what one session adds to its domain's day: for each policy one
 // success or one failure, never both (ledger RPT-4.2-01, -02, -03), and one
 // detail for each distinct failure. Text is cleaned once more, and a Result
-// that is not registered is booked as a general validation failure: a report
-// never shows a private value (ledger RPT-4.3-12).
+// that is not registered is booked as a general validation failure, a policy of
+// no known type as none found: a report never shows a private value (ledger
+// RPT-4.3-12, RPT-4.4-05).
 func (s Session) Count() []PolicyTally {
 	var out []PolicyTally
 	for _, p := range s.Policies {
+		if !p.Policy.Type.Known() {
+			p.Policy.Type = NoPolicyFound
+		}
 		i := slices.IndexFunc(out, func(t PolicyTally) bool { return t.Policy.Key() == p.Policy.Key() })
 		if i < 0 {
 			i, out = len(out), append(out, PolicyTally{Policy: p.Policy})

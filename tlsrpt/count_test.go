@@ -82,6 +82,17 @@ func TestResults(t *testing.T) {
 	})
 }
 
+func TestPolicyTypes(t *testing.T) {
+	t.Run("RPT-4.4-05 the policy types are the three of the RFC, and no other is counted", func(t *testing.T) {
+		for in, want := range map[PolicyType]PolicyType{"tlsa": TLSA, "sts": STS, "no-policy-found": NoPolicyFound, "": NoPolicyFound, "dane": NoPolicyFound} {
+			got := Session{Policies: []PolicyResult{{Policy: Policy{Type: in}}}}.Count()[0].Policy.Type
+			if got != want {
+				t.Errorf("%q is counted as %q, want %q", in, got, want)
+			}
+		}
+	})
+}
+
 func TestMerge(t *testing.T) {
 	var sum PolicyTally
 	const n = MaxDetails + 50

@@ -216,7 +216,7 @@ var tallyCases = []queueCase{
 			t.Errorf("%d policies with %d failures, want %d with %d", len(got), sum, tlsrpt.MaxPolicies+1, 2*n)
 		}
 	}},
-	{"RPT-4.1-03 counters survive a restart", func(t *testing.T, h *Harness) {
+	{"counters survive a restart", func(t *testing.T, h *Harness) {
 		h.add(t, session("a.example", tlsrpt.TLSAInvalid), session("a.example"))
 		want := h.tallies(t, "")
 		h.Reopen(t)
