@@ -51,7 +51,7 @@ func (l *leases) active(id relay.ID, now time.Duration) bool {
 
 // Bounds of one read transaction.
 const (
-	maxDuePerView   = 1000
+	maxDuePerView   = 200 // under leases.mu: commits wait for it
 	maxClaimPerCall = 1000
 )
 
@@ -141,17 +141,31 @@ func (s *Store) Claim(ctx context.Context, dest relay.Destination, most int) ([]
 	}
 	now := s.clock.now()
 	claimed, err := s.lease(dest, min(most, maxClaimPerCall), now)
+	if err == nil {
+		err = s.readClaimed(claimed)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("claiming entries of %s: %w", dest, err)
 	}
 	return s.decodeClaimed(claimed, now)
 }
 
-// A claimed entry is a copy of its record, still to be decoded.
+// A claimed entry has a lease, and a copy of its record.
 type claimed struct {
 	id    relay.ID
-	value []byte
 	lease *lease
+	value []byte // nil: deleted since
+}
+
+// readClaimed copies the records, without leases.mu: a cold disk may be slow.
+func (s *Store) readClaimed(claimed []claimed) error {
+	return s.view(func(tx *bolt.Tx) error {
+		entries := tx.Bucket(bEntry)
+		for i := range claimed {
+			claimed[i].value = bytes.Clone(entries.Get([]byte(claimed[i].id)))
+		}
+		return nil
+	})
 }
 
 func (s *Store) lease(dest relay.Destination, most int, now int64) (out []claimed, err error) {
@@ -165,21 +179,15 @@ func (s *Store) lease(dest relay.Destination, most int, now int64) (out []claime
 		}
 		all := append(stored, s.dueFresh(tx, string(dest), most)...)
 		slices.SortStableFunc(all, func(a, b candidate) int { return cmp.Compare(a.due, b.due) })
-		entries := tx.Bucket(bEntry)
 		for _, f := range all[:min(most, len(all))] {
-			out = append(out, claimed{id: f.id, value: bytes.Clone(entries.Get([]byte(f.id)))})
+			s.leases.token++
+			l := &lease{token: s.leases.token, ends: elapsed + s.o.Lease}
+			s.leases.held[f.id] = l
+			out = append(out, claimed{id: f.id, lease: l})
 		}
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	for i := range out {
-		s.leases.token++
-		out[i].lease = &lease{token: s.leases.token, ends: elapsed + s.o.Lease}
-		s.leases.held[out[i].id] = out[i].lease
-	}
-	return out, nil
+	return out, err
 }
 
 // A candidate is an entry that may be claimed.
@@ -228,6 +236,9 @@ func (s *Store) dueFresh(tx *bolt.Tx, dest string, n int) (out []candidate) {
 // that it is not met again at once, and is spoken of; alone it is an error.
 func (s *Store) decodeClaimed(claimed []claimed, now int64) (out []relay.Entry, err error) {
 	for _, c := range claimed {
+		if c.value == nil {
+			continue // its lease goes with the delete's commit
+		}
 		e, derr := decodeEntry(c.id, c.value, now)
 		if derr != nil {
 			err = errors.Join(err, derr)

@@ -128,7 +128,7 @@ func (b *batch) edit(id relay.ID, r *record, a relay.Action) error {
 		r.flags = r.flags&^flagHeld | flagBounce
 		d.Hold = ""
 		r.due, r.planned = b.now, 0
-		d.addNote(relay.Note{At: time.Unix(0, b.now), Reason: delivery.OperatorBounce, Permanent: true, Text: a.Reason})
+		d.addNote(relay.Note{At: time.Unix(0, b.now).UTC(), Reason: delivery.OperatorBounce, Permanent: true, Text: a.Reason})
 	case relay.VerbRetry:
 		r.due, r.planned = b.now, 0
 	}

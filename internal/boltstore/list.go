@@ -164,6 +164,18 @@ func (l *leases) get(id relay.ID, now time.Duration) *lease {
 	return nil
 }
 
+// all is the entries that are being tried.
+func (l *leases) all(now time.Duration) (ids []relay.ID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for id, held := range l.held {
+		if held.live(now) {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
+
 // Stats counts from what every commit keeps: it costs the same for one entry
 // and for a million.
 func (s *Store) Stats(ctx context.Context) (relay.Stats, error) {
@@ -174,17 +186,14 @@ func (s *Store) Stats(ctx context.Context) (relay.Stats, error) {
 	out := relay.Stats{Bytes: counts.octets}
 	now, elapsed := s.clock.now(), s.clock.elapsed()
 	held := int64(0) // and active: counted as active
-	s.leases.mu.Lock()
-	defer s.leases.mu.Unlock()
+	active := s.leases.all(elapsed)
 	err := s.view(func(tx *bolt.Tx) error {
 		entries := tx.Bucket(bEntry)
-		for id, l := range s.leases.held {
-			v := entries.Get([]byte(id))
-			if len(v) < recordHeader || !l.live(elapsed) {
-				continue
+		for _, id := range active {
+			if v := entries.Get([]byte(id)); len(v) >= recordHeader {
+				out.Active++
+				held += int64(v[1] & flagHeld)
 			}
-			out.Active++
-			held += int64(v[1] & flagHeld)
 		}
 		id, v := entries.Cursor().First()
 		if v == nil {

@@ -133,7 +133,7 @@ func (r *record) entry(id relay.ID, now int64) (relay.Entry, error) {
 		From: d.From, To: d.To, Options: d.Options, Size: r.size,
 		Held: relay.Hold{Held: r.has(flagHeld), Reason: d.Hold}, Bounce: r.has(flagBounce),
 		Attempts: int(r.attempts), History: d.History,
-		Arrived: time.Unix(0, r.arrived), Age: time.Duration(max(0, now-r.arrived)), Due: time.Duration(r.in(now)),
+		Arrived: time.Unix(0, r.arrived).UTC(), Age: time.Duration(max(0, now-r.arrived)), Due: time.Duration(r.in(now)),
 	}, nil
 }
 
