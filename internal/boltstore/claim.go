@@ -7,131 +7,14 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"sync"
-	"time"
 
 	"stsrelay/relay"
 
 	bolt "go.etcd.io/bbolt"
 )
 
-// leases are the claims of this process. Lock order: mu is taken before a read
-// transaction begins and held until the claim is noted; the committer takes it
-// after its commit. So a claim sees either the state before a commit and the
-// leases before it, or a newer state and at worst leases about to end.
-type leases struct {
-	mu    sync.Mutex
-	token uint64 // the last one given out
-	held  map[relay.ID]*lease
-	fresh fresh
-}
-
-type lease struct {
-	token    uint64
-	ends     time.Duration // on the monotonic clock
-	bounce   bool          // the claimant has seen Entry.Bounce
-	settling bool          // a Settle is being committed: must not be claimed meanwhile
-}
-
-func (l *lease) live(now time.Duration) bool { return l != nil && (l.settling || now < l.ends) }
-
-// drop ends a lease; its token is lost.
-func (l *leases) drop(id relay.ID) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	delete(l.held, id)
-}
-
-// active says whether an entry is being tried.
-func (l *leases) active(id relay.ID, now time.Duration) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.held[id].live(now)
-}
-
-// Bounds of one read transaction.
-const (
-	maxDuePerView   = 200 // under leases.mu: commits wait for it
-	maxClaimPerCall = 1000
-)
-
-// Due walks from destination to destination through both indexes.
-func (s *Store) Due(ctx context.Context, after relay.Destination, n int) (out []relay.DueDestination, err error) {
-	last, more := string(after), true
-	for more && len(out) < n {
-		if err := ctx.Err(); err != nil {
-			return nil, unavailable(err)
-		}
-		var part []relay.DueDestination
-		if part, last, more, err = s.dueAfter(last, min(n-len(out), maxDuePerView)); err != nil {
-			return nil, fmt.Errorf("listing due destinations: %w", err)
-		}
-		out = append(out, part...)
-	}
-	return out, nil
-}
-
-// dueAfter looks at up to n destinations behind the given one, and returns the
-// last it looked at.
-func (s *Store) dueAfter(after string, n int) (out []relay.DueDestination, last string, more bool, err error) {
-	now, elapsed := s.clock.now(), s.clock.elapsed()
-	s.leases.mu.Lock()
-	defer s.leases.mu.Unlock()
-	last, more = after, true
-	err = s.view(func(tx *bolt.Tx) error {
-		c := tx.Bucket(bDue).Cursor()
-		for i := 0; more && i < n; i++ {
-			stored, _, _ := bytes.Cut(firstKey(c, afterDest(last)), []byte{0})
-			dest, ok := s.leases.fresh.after(last)
-			if len(stored) > 0 && (!ok || string(stored) < dest) {
-				dest, ok = string(stored), true
-			}
-			if !ok {
-				more = false
-				return nil
-			}
-			last = dest
-			in, any, err := s.earliest(c, dest, now, elapsed)
-			if err != nil {
-				return err
-			}
-			if any {
-				out = append(out, relay.DueDestination{Destination: relay.Destination(dest), In: time.Duration(in)})
-			}
-		}
-		return nil
-	})
-	return out, last, more, err
-}
-
-func firstKey(c *bolt.Cursor, at []byte) []byte {
-	k, _ := c.Seek(at)
-	return k
-}
-
-// earliest is how long until dest's first entry that nobody leased is due.
-func (s *Store) earliest(c *bolt.Cursor, dest string, now int64, elapsed time.Duration) (in int64, any bool, err error) {
-	prefix := destPrefix(dest)
-	for k, v := c.Seek(prefix); bytes.HasPrefix(k, prefix); k, v = c.Next() {
-		_, due, id, err := splitDueKey(k)
-		if err != nil {
-			return 0, false, err
-		}
-		if !s.leases.held[id].live(elapsed) {
-			in, any = dueIn(due, number(v), now), true
-			break
-		}
-	}
-	for _, f := range s.leases.fresh.of(dest) {
-		if !f.hole() && !s.leases.held[f.id()].live(elapsed) {
-			if wait := dueIn(f.due, 0, now); !any || wait < in {
-				in, any = wait, true
-			}
-			break
-		}
-	}
-	return in, any, nil
-}
+// maxClaimPerCall bounds one Claim, whatever is asked for.
+const maxClaimPerCall = 1000
 
 // Claim leases due entries of dest. It fails with relay.ErrUnavailable while
 // the store cannot write: no delivery whose success could not be recorded.
@@ -140,7 +23,7 @@ func (s *Store) Claim(ctx context.Context, dest relay.Destination, most int) ([]
 		return nil, err
 	}
 	now := s.clock.now()
-	claimed, err := s.lease(dest, min(most, maxClaimPerCall), now)
+	claimed, err := s.lease(dest, max(0, min(most, maxClaimPerCall)), now)
 	if err == nil {
 		err = s.readClaimed(claimed)
 	}

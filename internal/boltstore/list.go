@@ -153,29 +153,6 @@ func (c *scan) cursor(tx *bolt.Tx) func() (relay.ID, []byte) {
 	}
 }
 
-// get returns a copy of an entry's live lease, nil if it has none.
-func (l *leases) get(id relay.ID, now time.Duration) *lease {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if held := l.held[id]; held.live(now) {
-		c := *held
-		return &c
-	}
-	return nil
-}
-
-// all is the entries that are being tried.
-func (l *leases) all(now time.Duration) (ids []relay.ID) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for id, held := range l.held {
-		if held.live(now) {
-			ids = append(ids, id)
-		}
-	}
-	return ids
-}
-
 // Stats counts from what every commit keeps: it costs the same for one entry
 // and for a million.
 func (s *Store) Stats(ctx context.Context) (relay.Stats, error) {

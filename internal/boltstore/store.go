@@ -120,7 +120,7 @@ func open(dir string, o Options, h hooks) (*Store, error) {
 	s.ops.wake = make(chan struct{}, 1)
 	s.leases.held = make(map[relay.ID]*lease)
 	s.leases.fresh.dests = make(map[string]*freshList)
-	if err := os.MkdirAll(s.spoolDir(), 0o700); err != nil {
+	if err := s.makeDirs(); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
 	back, err := s.openFile()
@@ -138,6 +138,16 @@ func open(dir string, o Options, h hooks) (*Store, error) {
 		s.setBack <- struct{}{}
 	}
 	return s, nil
+}
+
+// makeDirs makes the directories. One that is new is synced into its parent;
+// what it holds is synced when the file is opened.
+func (s *Store) makeDirs() error {
+	_, err := os.Stat(s.dir)
+	if merr := os.MkdirAll(s.spoolDir(), 0o700); merr != nil || s.o.NoSync || err == nil {
+		return merr
+	}
+	return syncDir(filepath.Dir(s.dir))
 }
 
 func (s *Store) path() string     { return filepath.Join(s.dir, "stsrelay.db") }
