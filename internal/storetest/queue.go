@@ -205,9 +205,11 @@ var acceptCases = []queueCase{
 			}
 		}
 		h.list(t, relay.Filter{}, "2a")
-		h.wantLost(t, done(e))
 		if _, err := h.Body(t.Context(), "1"); !errors.Is(err, relay.ErrNotFound) {
 			t.Errorf("body of a forgotten message: %v", err)
 		}
+		h.accept(t, message("1", "a.example", "b.example"), "again")
+		h.claim(t, "b.example", "1b")
+		h.wantLost(t, done(e))
 	}},
 }
