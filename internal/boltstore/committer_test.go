@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -187,5 +188,31 @@ func waitWaiting(s *Store, n int) {
 		if have >= n {
 			return
 		}
+		runtime.Gosched()
+	}
+}
+
+// A commit can be read a moment before memory follows it.
+func TestMemoryBehindFile(t *testing.T) {
+	s := openTest(t, t.TempDir(), testOptions, &world{})
+	mustAccept(t, s, "1", "example.com")
+	s.leases.mu.Lock()
+	forgotten := make(chan error, 1)
+	go func() { forgotten <- s.Forget(context.WithoutCancel(t.Context()), "1") }()
+	for countKeys(t, s, bEntry) > 0 { // until the commit is there
+		runtime.Gosched()
+	}
+	if got := s.leases.fresh.of("example.com"); len(got) != 1 {
+		t.Errorf("memory is not behind: %v", got)
+	}
+	err := s.view(func(tx *bolt.Tx) error {
+		if got := s.dueFresh(tx, "example.com", 10); len(got) != 0 {
+			t.Errorf("an entry that is gone would be claimed: %v", got)
+		}
+		return nil
+	})
+	s.leases.mu.Unlock()
+	if err := errors.Join(err, <-forgotten); err != nil {
+		t.Error(err)
 	}
 }

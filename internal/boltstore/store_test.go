@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -191,9 +192,14 @@ func TestClockSteps(t *testing.T) {
 	t.Run("what is due now is still due now after the clock was set back", func(t *testing.T) {
 		w := &world{}
 		s := openTest(t, t.TempDir(), testOptions, w)
+		mustAccept(t, s, "2", "example.com")
+		mustDefer(t, s, mustClaim(t, s, "example.com", 1)[0], time.Hour)
+		if _, err := s.Edit(t.Context(), relay.Filter{}, relay.Action{Verb: relay.VerbRetry}); err != nil {
+			t.Fatal(err)
+		}
 		mustAccept(t, s, "1", "example.com")
 		w.set(func() { w.step = -24 * time.Hour })
-		mustClaim(t, s, "example.com", 1)
+		mustClaim(t, s, "example.com", 2)
 	})
 	t.Run("leases do not end with a step of the wall clock", func(t *testing.T) {
 		w := &world{}
@@ -224,6 +230,7 @@ func waitRepaired(t *testing.T, s *Store) {
 		if len(late) == 0 {
 			return
 		}
+		runtime.Gosched()
 	}
 }
 

@@ -19,6 +19,9 @@ var dueCases = []queueCase{
 		h.settle(t, later(h.claim(t, "d.example", "8a")[0], 2*time.Hour))
 		h.accept(t, message("9", "d.example"), "x")
 		h.settle(t, later(h.claim(t, "d.example", "9a")[0], time.Hour))
+		h.accept(t, message("a", "e.example"), "x")
+		h.settle(t, later(h.claim(t, "e.example", "aa")[0], time.Hour))
+		h.accept(t, message("b", "e.example"), "x") // new, behind a deferred one
 		got, err := h.Due(t.Context(), "", 100)
 		if err != nil {
 			t.Fatal(err)
@@ -34,7 +37,7 @@ var dueCases = []queueCase{
 				t.Errorf("%s is due in %v, want now", d.Destination, d.In)
 			}
 		}
-		if want := []relay.Destination{"[192.0.2.1]:25", "a", "a.example", "a.example.net", "b.example", "c.example", "d.example"}; !slices.Equal(names, want) {
+		if want := []relay.Destination{"[192.0.2.1]:25", "a", "a.example", "a.example.net", "b.example", "c.example", "d.example", "e.example"}; !slices.Equal(names, want) {
 			t.Errorf("got %v, want %v", names, want)
 		}
 	}},
