@@ -1,0 +1,232 @@
+package lab
+
+import (
+	"context"
+	"crypto/tls"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"time"
+)
+
+// A Policy says what the MTA-STS policy host of a domain is like: the TXT
+// record at _mta-sts, the A record of mta-sts, and the HTTPS server behind it
+// (RFC 8461, Section 3). The zero value of everything but Domain is a host
+// that behaves and serves a policy file with no mx lines.
+type Policy struct {
+	Domain string
+	ID     string   // of the TXT record; "" is no TXT record
+	TXT    []string // these TXT records instead, verbatim, each a record of its own
+
+	Mode   string        // "enforce" if empty
+	MX     []string      // the mx lines
+	MaxAge time.Duration // a week if zero
+	Body   string        // this file instead of one made from Mode, MX and MaxAge
+
+	Status      int             // 200 if zero, 302 with Redirect
+	ContentType string          // "text/plain" if empty; NoContentType is none
+	Header      http.Header     // more header fields
+	Redirect    string          // Location
+	Gzip        bool            // content-encoded, asked for or not
+	Size        int             // the body is filled up to so many bytes, with lines that say nothing
+	Delay       time.Duration   // before the answer
+	Until       <-chan struct{} // answer when it is closed
+	Hang        bool            // no answer at all
+	HangAfter   int             // so many bytes of the body, then nothing; 0: all
+	CutAfter    int             // so many bytes of the body, then the connection is closed; 0: all
+	Trickle     time.Duration   // between two bytes of the body
+	Raw         string          // these bytes instead of an HTTP response
+
+	Cert        CertKind
+	CertNames   []string         // names in the certificate instead of mta-sts.Domain
+	Certificate *tls.Certificate // this one instead
+	MinTLS      uint16           // lowest version, tls.VersionTLS12 if zero
+	MaxTLS      uint16           // highest version, tls.VersionTLS13 if zero
+	HangTLS     bool             // the ClientHello is not answered
+	AbortTLS    bool             // the connection is closed at the ClientHello
+
+	NoAddress bool        // no A record
+	IPv6      bool        // an AAAA record too; not with RealPorts
+	With      *PolicyHost // on the server and address of this one, told apart by SNI
+}
+
+// NoContentType is a Policy.ContentType: the field is not there.
+const NoContentType = "-"
+
+// PolicyPath is where a policy file is (RFC 8461, Section 3.3).
+const PolicyPath = "/.well-known/mta-sts.txt"
+
+func (c Policy) clone() Policy {
+	c.TXT, c.MX, c.CertNames = slices.Clone(c.TXT), slices.Clone(c.MX), slices.Clone(c.CertNames)
+	c.Header = c.Header.Clone()
+	return c
+}
+
+// Text is the policy file.
+func (c Policy) Text() string {
+	text := c.Body
+	if text == "" {
+		text = PolicyText(c.Mode, c.MaxAge, c.MX...)
+	}
+	for n := c.Size - len(text); n > 0; n = c.Size - len(text) {
+		text += "x-" + strings.Repeat("x", max(0, min(n, 4096)-6)) + ": x\n"
+	}
+	if c.Size > 0 {
+		text = text[:c.Size]
+	}
+	return text
+}
+
+// PolicyText writes a policy file. An empty mode is "enforce", a zero age a
+// week.
+func PolicyText(mode string, maxAge time.Duration, mx ...string) string {
+	if maxAge == 0 {
+		maxAge = 7 * 24 * time.Hour
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "version: STSv1\nmode: %s\n", first(mode, "enforce"))
+	for _, m := range mx {
+		fmt.Fprintf(&b, "mx: %s\n", m)
+	}
+	fmt.Fprintf(&b, "max_age: %d\n", int64(maxAge/time.Second))
+	return b.String()
+}
+
+// A PolicyHost is a running policy host.
+type PolicyHost struct {
+	w      *World
+	domain string
+	site   *site
+	conf   *Policy // guarded by site.mu; never written to
+}
+
+// AddPolicy starts a policy host and writes its records into DNS.
+func (w *World) AddPolicy(c Policy) *PolicyHost {
+	if c.Domain == "" {
+		panic("lab: a Policy needs a Domain")
+	}
+	if w.opts.RealPorts && c.IPv6 {
+		panic("lab: " + c.Domain + ": IPv6 cannot be had with RealPorts")
+	}
+	c = c.clone()
+	h := &PolicyHost{w: w, domain: strings.TrimSuffix(c.Domain, "."), conf: &c}
+	h.site = &site{name: h.Host(), tls: h.tls, reply: h.reply}
+	if c.With != nil {
+		c.With.site.web.add(h.site)
+	} else {
+		newWeb(w, c.IPv6).add(h.site)
+	}
+	if !c.NoAddress {
+		w.DNS.Add(fmt.Sprintf("%s. 300 IN A %s", h.Host(), h.Addr()))
+		if c.IPv6 {
+			w.DNS.Add(fmt.Sprintf("%s. 300 IN AAAA %s", h.Host(), sixth(h.site.web.port.addr)))
+		}
+	}
+	h.recordTXT(c)
+	return h
+}
+
+// Host is the name of the policy host, "mta-sts." and the domain.
+func (h *PolicyHost) Host() string { return "mta-sts." + h.domain }
+
+// Domain is the policy domain.
+func (h *PolicyHost) Domain() string { return h.domain }
+
+// Addr is the IPv4 address of the host in DNS.
+func (h *PolicyHost) Addr() string { return h.site.web.port.addr.String() }
+
+func (h *PolicyHost) config() *Policy {
+	h.site.mu.Lock()
+	defer h.site.mu.Unlock()
+	return h.conf
+}
+
+// Change changes what the host is like, from the next request on. When ID or
+// TXT change, so do the records in DNS; those of addresses stay.
+func (h *PolicyHost) Change(f func(c *Policy)) {
+	h.site.mu.Lock()
+	c := h.conf.clone()
+	old := c.records()
+	f(&c)
+	c = c.clone()
+	h.conf = &c
+	h.site.mu.Unlock()
+	if !slices.Equal(old, c.records()) {
+		h.recordTXT(c)
+	}
+}
+
+// Withdraw takes the records of the policy out of DNS, as a domain does that
+// has had enough of MTA-STS. The server stays.
+func (h *PolicyHost) Withdraw() {
+	h.w.DNS.Remove("_mta-sts."+h.domain, "")
+	h.w.DNS.Remove(h.Host(), "")
+}
+
+// records are the TXT records of a policy.
+func (c Policy) records() []string {
+	if c.TXT == nil && c.ID != "" {
+		return []string{"v=STSv1; id=" + c.ID + ";"}
+	}
+	return c.TXT
+}
+
+// recordTXT puts the TXT records into DNS.
+func (h *PolicyHost) recordTXT(c Policy) { h.w.DNS.SetTXT("_mta-sts."+h.domain, c.records()...) }
+
+func (h *PolicyHost) tls() siteTLS {
+	c := h.config()
+	return siteTLS{
+		cert:  certOf{h.Host(), c.Cert, c.CertNames, c.Certificate},
+		low:   c.MinTLS,
+		high:  c.MaxTLS,
+		hang:  c.HangTLS,
+		abort: c.AbortTLS,
+	}
+}
+
+// Hits counts the HTTP requests.
+func (h *PolicyHost) Hits() int { return len(h.Requests()) }
+
+// Requests returns the HTTP requests.
+func (h *PolicyHost) Requests() []Request {
+	h.site.mu.Lock()
+	defer h.site.mu.Unlock()
+	return slices.Clone(h.site.requests)
+}
+
+// Handshakes returns the attempts to set up TLS with this host's name, or with
+// none or an unknown one if it is the first on its server.
+func (h *PolicyHost) Handshakes() []Handshake {
+	h.site.mu.Lock()
+	defer h.site.mu.Unlock()
+	return slices.Clone(h.site.handshakes)
+}
+
+// Connections counts the TCP connections to the server, those for other
+// policies on it included.
+func (h *PolicyHost) Connections() int { n, _, _ := h.site.web.port.numbers(); return n }
+
+// Down has connections to the host refused; Up ends that. In the default mode
+// only.
+func (h *PolicyHost) Down() { h.w.dialer.Fail(h.Addr(), Refuse) }
+
+// Up ends Down.
+func (h *PolicyHost) Up() { h.w.dialer.Fail(h.Addr(), NoFault) }
+
+// WaitHits waits until there have been n requests.
+func (h *PolicyHost) WaitHits(ctx context.Context, n int) error {
+	if err := h.site.web.port.waitFor(ctx, func() bool { return h.Hits() >= n }); err != nil {
+		return fmt.Errorf("lab: %s has had %d requests, not %d: %w", h.Host(), h.Hits(), n, err)
+	}
+	return nil
+}
+
+// WaitConnections waits until there have been n connections.
+func (h *PolicyHost) WaitConnections(ctx context.Context, n int) error {
+	if err := h.site.web.port.waitFor(ctx, func() bool { return h.Connections() >= n }); err != nil {
+		return fmt.Errorf("lab: %s has had %d connections, not %d: %w", h.Host(), h.Connections(), n, err)
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package lab
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"net/netip"
+	"sync"
+)
+
+// A port is a listener with the connections it accepted: what policy hosts and
+// MX hosts have in common.
+type port struct {
+	w    *World
+	ln   net.Listener
+	addr netip.Addr
+
+	mu    sync.Mutex // guards what follows
+	open  map[net.Conn]bool
+	count int
+	peak  int
+	sig   signal
+}
+
+// newPort opens a listener at a new address.
+func newPort(w *World, number int, v6 bool) *port {
+	ln, addr, err := w.listen(number, v6)
+	if err != nil {
+		panic(err.Error())
+	}
+	return &port{w: w, ln: ln, addr: addr, open: map[net.Conn]bool{}}
+}
+
+// serve has connections handled by handle, each in a goroutine, and closes
+// them after it.
+func (p *port) serve(handle func(c *net.TCPConn, n int)) {
+	p.w.onClose(p.close)
+	p.w.wg.Go(func() {
+		for {
+			c, err := p.ln.Accept()
+			if err != nil {
+				return
+			}
+			n, ok := p.enter(c)
+			if !ok {
+				c.Close()
+				return
+			}
+			p.w.wg.Go(func() {
+				defer p.leave(c)
+				handle(c.(*net.TCPConn), n)
+			})
+		}
+	})
+}
+
+// enter counts a connection and gives it its number, from 1.
+func (p *port) enter(c net.Conn) (n int, ok bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.open == nil {
+		return 0, false
+	}
+	p.open[c] = true
+	p.count++
+	p.peak = max(p.peak, len(p.open))
+	p.sig.raise()
+	return p.count, true
+}
+
+func (p *port) leave(c net.Conn) {
+	c.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.open, c)
+	p.sig.raise()
+}
+
+// close ends the listener and all connections.
+func (p *port) close() {
+	p.ln.Close()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.open {
+		c.Close()
+	}
+	p.open = nil
+}
+
+// drop ends the connections that are open now.
+func (p *port) drop() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for c := range p.open {
+		c.Close()
+	}
+}
+
+func (p *port) numbers() (all, now, peak int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.count, len(p.open), p.peak
+}
+
+// A TLSState is what was agreed on a connection, as the server saw it.
+type TLSState struct {
+	Version uint16 // tls.VersionTLS13
+	Cipher  string
+	SNI     string // "" if the client sent none
+	ALPN    string
+	Resumed bool
+}
+
+func stateOf(s tls.ConnectionState) *TLSState {
+	return &TLSState{
+		Version: s.Version,
+		Cipher:  tls.CipherSuiteName(s.CipherSuite),
+		SNI:     s.ServerName,
+		ALPN:    s.NegotiatedProtocol,
+		Resumed: s.DidResume,
+	}
+}
+
+// A Handshake is what became of one attempt to set up TLS.
+type Handshake struct {
+	Conn  int    // number of the connection, from 1
+	SNI   string // "" if the client sent none
+	State *TLSState
+	Err   error // why it failed; State is nil then. A client that refuses the certificate shows as its alert
+}
+
+// waitFor waits until ok does.
+func (p *port) waitFor(ctx context.Context, ok func() bool) error {
+	return p.sig.wait(ctx, p.w.done, ok)
+}
