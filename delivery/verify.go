@@ -64,23 +64,27 @@ func verifyPKIX(cs tls.ConnectionState, roots *x509.CertPool, name addr.Host, no
 // verifyChain is the part of verifyPKIX that does not depend on the name. An
 // expired leaf ends the search for a chain, so it is looked for once more as of
 // the leaf's last moment: a certificate can be expired and of an unknown
-// authority too.
+// authority too. What else is wrong then may come of looking back in time.
 func verifyChain(chain []*x509.Certificate, roots *x509.CertPool, now time.Time) error {
 	leaf := chain[0]
 	o := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool(), CurrentTime: now}
 	for _, c := range chain[1:] {
 		o.Intermediates.AddCert(c)
 	}
-	var errs []error
-	if now.After(leaf.NotAfter) {
-		errs = append(errs, &certError{result: tlsrpt.CertificateExpired, reason: CertExpired, code: "expired",
-			text: "its certificate expired on " + day(leaf.NotAfter)})
-		o.CurrentTime = leaf.NotAfter
+	if !now.After(leaf.NotAfter) {
+		if _, err := leaf.Verify(o); err != nil {
+			return chainError(leaf, err, now)
+		}
+		return nil
 	}
-	if _, err := leaf.Verify(o); err != nil {
-		errs = append(errs, chainError(leaf, err, now))
+	expired := &certError{result: tlsrpt.CertificateExpired, reason: CertExpired, code: "expired",
+		text: "its certificate expired on " + day(leaf.NotAfter)}
+	o.CurrentTime = leaf.NotAfter
+	var unknown x509.UnknownAuthorityError
+	if _, err := leaf.Verify(o); errors.As(err, &unknown) {
+		return errors.Join(expired, chainError(leaf, err, now))
 	}
-	return errors.Join(errs...)
+	return expired
 }
 
 // chainError says why no chain leads from leaf to a root.

@@ -80,6 +80,7 @@ func TestVerifyPKIX(t *testing.T) {
 	other := nobody.authority("other root", nil)
 	middle := root.authority("intermediate", nil)
 	expiredMiddle := root.authority("expired intermediate", expiredYesterday)
+	renewed := root.authority("renewed intermediate", func(c *x509.Certificate) { c.NotBefore = noon.Add(-time.Hour) })
 	constrained := root.authority("constrained", func(c *x509.Certificate) {
 		c.PermittedDNSDomains, c.PermittedDNSDomainsCritical = []string{"elsewhere.example"}, true
 	})
@@ -114,6 +115,7 @@ func TestVerifyPKIX(t *testing.T) {
 		{"STS-4.2-01 RPT-4.3-03 an expired certificate", mx, []issuer{root.issue(expiredYesterday, mx)}, []finding{expired}},
 		{"an expired certificate of an unknown authority is both", mx, []issuer{other.issue(expiredYesterday, mx)}, []finding{expired, unknown}},
 		{"an expired self-signed certificate for another name is all of it", mx, []issuer{nobody.issue(expiredYesterday, "a.example")}, []finding{expired, selfSigned, named("a.example")}},
+		{"an expired certificate whose authority has been renewed since is expired and nothing else", mx, []issuer{renewed.issue(expiredYesterday, mx), renewed}, []finding{expired}},
 		{"STS-4.2-01 RPT-4.3-03 a certificate not valid yet is not trusted", mx, []issuer{root.issue(func(c *x509.Certificate) { c.NotBefore, c.NotAfter = noon.Add(time.Hour), noon.Add(2*time.Hour) }, mx)},
 			[]finding{{tlsrpt.CertificateNotTrusted, CertNotTrusted, "not-yet-valid"}}},
 		{"STS-4.2-01 an expired intermediate is not trusted", mx, []issuer{expiredMiddle.issue(nil, mx), expiredMiddle},
