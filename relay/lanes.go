@@ -1,0 +1,84 @@
+package relay
+
+import (
+	"context"
+	"time"
+)
+
+// How lanes are added while mail waits for one. A destination that has not been
+// heard of gets a second only when the first has been busy for long: a thousand
+// messages to a dead host are to cost one connection (ledger
+// SMTP-4.5.4.1-04).
+const (
+	laneDepth  = 10 // messages that wait for each lane
+	laneWait   = 100 * time.Millisecond
+	unheardFor = 10 * time.Second
+)
+
+// run delivers with as many lanes as pay, until the last has ended. It reports
+// whether any of them did anything.
+func (l *line) run(ctx context.Context) bool {
+	ended := make(chan *lane)
+	worked := false
+	var started time.Time
+	start := func() {
+		n := &lane{line: l, ctx: ctx}
+		l.running.Add(1)
+		started = time.Now()
+		go func() {
+			n.err = l.e.o.Deliverer.Deliver(ctx, l.to, n)
+			ended <- n
+		}()
+	}
+	start()
+	tick := time.NewTimer(laneWait)
+	defer tick.Stop()
+	drawn := 0
+	for l.running.Load() > 0 {
+		select {
+		case n := <-ended:
+			l.running.Add(-1)
+			worked = worked || n.drew
+			l.ended(ctx, n)
+		case <-l.more:
+			tick.Reset(laneWait)
+		case <-tick.C:
+			more, again := l.wants(ctx, started, drawn)
+			drawn = l.handedOut()
+			if more {
+				start()
+			}
+			if again {
+				tick.Reset(laneWait)
+			}
+		}
+	}
+	return worked
+}
+
+func (l *line) handedOut() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.drawn
+}
+
+// wants reports whether one more lane pays, and whether to ask again.
+func (l *line) wants(ctx context.Context, started time.Time, drawn int) (more, again bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if int(l.running.Load()) >= l.most || l.release {
+		return false, false
+	}
+	l.fill(ctx)
+	waiting := 0
+	for _, it := range l.queue {
+		if !l.canary || !l.failure.covers(it.Options) {
+			waiting++
+		}
+	}
+	again = waiting > 0
+	if !l.proven && time.Since(started) < unheardFor {
+		return false, again
+	}
+	return waiting >= laneDepth || waiting > 0 && drawn == l.drawn, again
+}
