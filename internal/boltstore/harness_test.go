@@ -18,6 +18,7 @@ type world struct {
 	shift time.Duration // of both clocks
 	step  time.Duration // of the wall clock alone
 	fault storetest.Fault
+	tried int // commits
 	free  int64
 }
 
@@ -44,6 +45,7 @@ var errInjected = errors.New("injected")
 func (w *world) commit(tx *bolt.Tx) error {
 	w.mu.Lock()
 	fault := w.fault
+	w.tried++
 	w.mu.Unlock()
 	switch fault {
 	case storetest.NotWritten:

@@ -1,6 +1,8 @@
 package boltstore
 
 import (
+	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +11,7 @@ import (
 
 	"stsrelay/relay"
 
+	"github.com/rs/zerolog"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -176,6 +179,34 @@ func TestOpen(t *testing.T) {
 		verifySpool(t, s)
 		if n := countKeys(t, s, bSpool); n != 1 {
 			t.Errorf("%d spool files are owned", n)
+		}
+	})
+	t.Run("a message whose spool file is missing is named, and its body is an error", func(t *testing.T) {
+		dir := t.TempDir()
+		s := openTest(t, dir, testOptions, &world{})
+		for _, id := range []relay.ID{"there", "lost"} {
+			if err := acceptOne(s, newMessage(id, "example.com"), strings.Repeat("x", 50<<10)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.view(func(tx *bolt.Tx) error {
+			m, err := decodeShared(tx.Bucket(bMessage).Get([]byte("lost")))
+			return errors.Join(err, os.Remove(filepath.Join(s.spoolDir(), m.spool)))
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		var log bytes.Buffer
+		o := testOptions
+		o.Log = zerolog.New(&log)
+		s = openTest(t, dir, o, &world{})
+		if got := log.String(); !strings.Contains(got, `"id":"lost"`) || strings.Contains(got, "there") {
+			t.Errorf("log: %s", got)
+		}
+		if _, err := s.Body(t.Context(), "lost"); err == nil || errors.Is(err, relay.ErrNotFound) {
+			t.Errorf("body: %v", err)
 		}
 	})
 	t.Run("what is written is readable by its owner only", func(t *testing.T) {

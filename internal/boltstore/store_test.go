@@ -145,6 +145,16 @@ func TestHealth(t *testing.T) {
 	if err := s.Health(); !errors.Is(err, errInjected) {
 		t.Errorf("after a failed commit: %v", err)
 	}
+	before := w.tried
+	for range 10 {
+		if _, err := s.Claim(t.Context(), "example.com", 1); !errors.Is(err, relay.ErrUnavailable) {
+			t.Errorf("claiming while nothing can be written: %v", err)
+		}
+		w.set(func() { w.shift += 210 * time.Millisecond })
+	}
+	if n := w.tried - before; n < 1 || n > 2 {
+		t.Errorf("%d commits tried in two seconds", n)
+	}
 	w.set(func() { w.fault = storetest.NoFault })
 	mustAccept(t, s, "1", "example.com")
 	if err := s.Health(); err != nil {
