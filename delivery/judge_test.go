@@ -163,6 +163,8 @@ func TestJudgeText(t *testing.T) {
 			"DANE (the TLSA records of mail.provider.example) requires mx1.example.com to speak TLS: the server does not offer STARTTLS"},
 		{"the operator", facts(floorEncrypt), noSTARTTLS,
 			"this relay's configuration requires mx1.example.com to speak TLS: the server does not offer STARTTLS"},
+		{"whoever needs what is missing, and not whoever needs something", facts(unusable, floorVerify), expiredCert,
+			"this relay's configuration requires mx1.example.com to show a valid certificate for its name: its certificate expired on 2026-01-01"},
 		{"the operator, for an address literal", facts(literal, floorEncrypt), noSTARTTLS,
 			"this relay's configuration requires the server to speak TLS: the server does not offer STARTTLS"},
 		{"the sender", facts(require, secureMX), noSTARTTLS,
