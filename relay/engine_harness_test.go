@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -302,3 +303,5 @@ func (l *logBuffer) has(text string) bool {
 	defer l.mu.Unlock()
 	return strings.Contains(l.b.String(), text)
 }
+
+func addrOf(s string) netip.Addr { return netip.MustParseAddr(s) }

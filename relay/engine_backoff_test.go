@@ -1,0 +1,408 @@
+package relay_test
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"stsrelay/delivery"
+	"stsrelay/internal/addr"
+	"stsrelay/relay"
+)
+
+func TestEngineBackOff(t *testing.T) {
+	inBubble(t, "SMTP-4.5.4.1-04 SMTP-4.5.4.1-01 a thousand messages to a dead host cost one connection each time", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("dead.example", fails(refused(delivery.ConnectFailed), 5*time.Second))
+		for range 1000 {
+			w.send(letter{from: "a@sender.example", to: "b@dead.example"})
+		}
+		w.start()
+		// 5, 15, 30 minutes, 1, 2, 4 and 4 hours, each up to a tenth longer
+		for i, span := range []time.Duration{0, 5, 15, 30, 60, 120, 240, 240} {
+			let(span*time.Minute + span*6*time.Second + 10*time.Second)
+			if n := w.connections("dead.example"); n != i+1 {
+				t.Fatalf("%d connections after %d rounds", n, i+1)
+			}
+		}
+		left := w.entries()
+		if len(left) != 1000 {
+			t.Fatalf("%d left", len(left))
+		}
+		for _, e := range left {
+			if e.Attempts != 8 || len(e.History) != 8 || e.To[0].Last.Reason != delivery.ConnectFailed {
+				t.Fatalf("not every message knows of the attempts: %+v", e)
+			}
+		}
+		s := w.engine.Snapshot().Destinations
+		if len(s) != 1 || s[0].Failures != 8 || s[0].Reason != delivery.ConnectFailed || s[0].Active != 0 || time.Until(s[0].Next) < 3*time.Hour {
+			t.Errorf("%+v", s)
+		}
+		w.close()
+	})
+	inBubble(t, "a dead host that takes long to fail costs a bounded number of connections", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("dead.example", fails(refused(delivery.ConnectFailed), 2*time.Minute))
+		for range 1000 {
+			w.send(letter{from: "a@sender.example", to: "b@dead.example"})
+		}
+		w.start()
+		let(4 * time.Minute)
+		if n := w.connections("dead.example"); n > 10 {
+			t.Errorf("%d connections, the limit is 10", n)
+		}
+		if s := w.engine.Snapshot().Destinations; len(s) != 1 || s[0].Failures != 1 {
+			t.Errorf("failures of connections made at once count once: %+v", s)
+		}
+		w.close()
+	})
+	inBubble(t, "one canary is tried for all, and the rest follows its success", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("dead.example", fails(refused(delivery.TimedOut), time.Second))
+		for range 300 {
+			w.send(letter{from: "a@sender.example", to: "b@dead.example"})
+		}
+		w.start()
+		let(time.Minute)
+		var now, early atomic.Int64
+		arrived := make(chan struct{})
+		w.to("dead.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+			if now.Add(1) == 1 {
+				pass(ctx, time.Minute)
+				close(arrived)
+			}
+			select {
+			case <-arrived:
+			default:
+				early.Add(1)
+			}
+			return takes(ctx, j)
+		})
+		let(8 * time.Minute)
+		if left := len(w.entries()); early.Load() != 0 || left != 0 {
+			t.Errorf("%d went before the canary had arrived, %d left", early.Load(), left)
+		}
+		if s := w.engine.Snapshot(); len(s.Destinations) != 0 {
+			t.Errorf("still backs off: %+v", s.Destinations)
+		}
+		w.close()
+	})
+	inBubble(t, "new mail for a destination in back-off waits for the canary, and says why", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("dead.example", fails(refused(delivery.ConnectFailed), 0))
+		w.start()
+		w.send(letter{from: "a@sender.example", to: "b@dead.example"})
+		let(time.Minute)
+		w.to("dead.example", takes)
+		id := w.send(letter{from: "a@sender.example", to: "b@dead.example"})
+		let(time.Minute)
+		if n := w.connections("dead.example"); n != 1 {
+			t.Fatalf("%d connections", n)
+		}
+		i := slices.IndexFunc(w.entries(), func(e relay.Entry) bool { return e.ID == id })
+		if e := w.entries()[i]; e.Attempts != 0 || e.To[0].Last == nil || e.To[0].Last.Reason != delivery.ConnectFailed || e.Due < 2*time.Minute {
+			t.Errorf("%+v", e)
+		}
+		if n := len(w.log.lines(t, map[string]any{"queue_id": string(id), "status": "deferred", "attempt": 0.0})); n != 1 {
+			t.Errorf("%d lines say why it waits", n)
+		}
+		let(4 * time.Minute)
+		if n := len(w.entries()); n != 0 {
+			t.Errorf("%d left behind the canary", n)
+		}
+		w.close()
+	})
+	inBubble(t, "a domain that does not exist returns everything with one lookup, and backs off from nothing", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("nowhere.example", fails(refused(delivery.NoSuchDomain), 0))
+		for range 250 {
+			w.send(letter{from: "a@sender.example", to: "b@nowhere.example"})
+		}
+		w.start()
+		let(time.Second)
+		if n := len(w.tried("nowhere.example")); n != 1 || len(w.entries()) != 0 || len(w.tried("sender.example")) != 250 {
+			t.Errorf("%d attempts, %d left, %d DSNs", n, len(w.entries()), len(w.tried("sender.example")))
+		}
+		w.to("nowhere.example", takes)
+		w.send(letter{from: "a@sender.example", to: "b@nowhere.example"})
+		let(time.Second)
+		if n := len(w.entries()); n != 0 {
+			t.Errorf("new mail waits: %d", n)
+		}
+		w.close()
+	})
+	inBubble(t, "an error that Deliver invents is a failure of the destination", func(t *testing.T) {
+		w := newWorld(t, func(o *relay.EngineOptions) { o.Deliverer = brokenDeliverer{} })
+		w.start()
+		w.send(letter{from: "a@sender.example", to: "b@good.example"})
+		let(time.Minute)
+		if left := w.entries(); len(left) != 1 || left[0].Lease != 0 {
+			t.Errorf("%+v", left)
+		}
+		w.close()
+	})
+}
+
+type brokenDeliverer struct{}
+
+func (brokenDeliverer) Deliver(context.Context, delivery.Destination, delivery.Source) error {
+	return errDisk
+}
+
+func TestEngineFairness(t *testing.T) {
+	inBubble(t, "a hundred dead and slow domains do not delay a good one", func(t *testing.T) {
+		w := newWorld(t, nil)
+		for i := range 100 {
+			dead := fmt.Sprintf("dead%d.example", i)
+			w.to(dead, fails(refused(delivery.ConnectFailed), 5*time.Minute))
+			for range 20 {
+				w.send(letter{from: "a@sender.example", to: "b@" + dead})
+			}
+		}
+		w.start()
+		let(time.Second)
+		w.send(letter{from: "a@sender.example", to: "b@good.example"})
+		synctest.Wait()
+		if n := len(w.tried("good.example")); n != 1 {
+			t.Errorf("%d attempts", n)
+		}
+		let(6 * time.Minute)
+		w.close()
+	})
+	inBubble(t, "dead domains whose back-off has ended leave half of the places", func(t *testing.T) {
+		w := newWorld(t, func(o *relay.EngineOptions) { o.MaxActive = 10 })
+		for i := range 50 {
+			dead := fmt.Sprintf("dead%d.example", i)
+			w.to(dead, fails(refused(delivery.ConnectFailed), 0))
+			w.send(letter{from: "a@sender.example", to: "b@" + dead})
+		}
+		w.start()
+		let(time.Minute)
+		for i := range 50 {
+			w.to(fmt.Sprintf("dead%d.example", i), fails(refused(delivery.ConnectFailed), time.Hour))
+		}
+		let(5 * time.Minute)
+		if s := w.engine.Snapshot(); s.Active != 5 || s.Queued != 45 {
+			t.Errorf("%d active, %d wait", s.Active, s.Queued)
+		}
+		w.send(letter{from: "a@sender.example", to: "b@good.example"})
+		synctest.Wait()
+		if n := len(w.tried("good.example")); n != 1 {
+			t.Errorf("the good one waits behind the dead: %d attempts", n)
+		}
+		w.close()
+	})
+	inBubble(t, "a destination that never runs dry makes place for those that wait", func(t *testing.T) {
+		w := newWorld(t, func(o *relay.EngineOptions) { o.MaxActive, o.Lanes = 1, 1 })
+		w.to("large.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+			pass(ctx, 100*time.Millisecond)
+			return takes(ctx, j)
+		})
+		for range 1000 {
+			w.send(letter{from: "a@sender.example", to: "b@large.example"})
+		}
+		w.start()
+		let(time.Second)
+		w.send(letter{from: "a@sender.example", to: "b@good.example"})
+		let(30 * time.Second)
+		if n := len(w.tried("good.example")); n != 1 {
+			t.Errorf("%d attempts", n)
+		}
+		let(2 * time.Minute)
+		if n := len(w.entries()); n != 0 {
+			t.Errorf("%d left", n)
+		}
+		w.close()
+	})
+}
+
+func TestEngineRetry(t *testing.T) {
+	policy := func(w *world) {
+		w.to("strict.example", fails(refused(delivery.MXNotListed), 0))
+		for range 150 {
+			w.send(letter{from: "a@sender.example", to: "b@strict.example"})
+		}
+		w.start()
+		let(time.Minute)
+	}
+	inBubble(t, "a changed policy sends the canary at once and the rest behind its success", func(t *testing.T) {
+		w := newWorld(t, nil)
+		policy(w)
+		w.to("strict.example", takes)
+		w.engine.Retry("strict.example")
+		let(10 * time.Second)
+		if n := len(w.entries()); n != 0 || len(w.tried("strict.example")) != 151 {
+			t.Errorf("%d left, %d attempts", n, len(w.tried("strict.example")))
+		}
+		w.close()
+	})
+	inBubble(t, "a policy that still refuses costs one attempt, once", func(t *testing.T) {
+		w := newWorld(t, nil)
+		policy(w)
+		w.engine.Retry("strict.example")
+		let(4 * time.Minute)
+		if n := len(w.tried("strict.example")); n != 2 {
+			t.Errorf("%d attempts", n)
+		}
+		if left := w.entries(); len(left) != 150 {
+			t.Errorf("%d left", len(left))
+		}
+		w.close()
+	})
+	inBubble(t, "SMTP-4.5.4.1-01 a canary that is greylisted is not tried again at once, though the others go", func(t *testing.T) {
+		w := newWorld(t, nil)
+		policy(w)
+		var n atomic.Int64
+		w.to("strict.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+			if n.Add(1) == 1 {
+				return says(delivery.StageRcpt, 451, [3]int{4, 7, 1}, "later")(ctx, j)
+			}
+			return takes(ctx, j)
+		})
+		w.engine.Retry("strict.example")
+		let(10 * time.Second)
+		if left := w.entries(); len(left) != 1 || left[0].Due < 4*time.Minute || n.Load() != 150 {
+			t.Errorf("%d attempts, %d left", n.Load(), len(left))
+		}
+		w.close()
+	})
+	inBubble(t, "an operator's retry forgets the back-off", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("dead.example", fails(refused(delivery.ConnectFailed), 0))
+		for range 20 {
+			w.send(letter{from: "a@sender.example", to: "b@dead.example"})
+		}
+		w.start()
+		let(time.Hour)
+		before := w.connections("dead.example")
+		w.to("dead.example", takes)
+		done, err := w.Edit(t.Context(), relay.Filter{}, relay.Action{Verb: relay.VerbRetry})
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.engine.Retry(done.Destinations...)
+		let(time.Second)
+		if n := len(w.entries()); n != 0 || w.connections("dead.example") != before+1 {
+			t.Errorf("%d left, %d connections", n, w.connections("dead.example")-before)
+		}
+		w.close()
+	})
+	inBubble(t, "who follows policies hears whose mail waits for one, and when it no longer does", func(t *testing.T) {
+		w := newWorld(t, nil)
+		policy(w)
+		w.to("dead.example", fails(refused(delivery.ConnectFailed), 0))
+		w.send(letter{from: "a@sender.example", to: "b@dead.example"})
+		let(time.Minute)
+		w.to("strict.example", takes)
+		let(10 * time.Minute)
+		w.close()
+		if want := []string{"strict.example true", "strict.example false"}; !slices.Equal(w.waiting, want) {
+			t.Errorf("heard %v, want %v", w.waiting, want)
+		}
+	})
+	inBubble(t, "nobody waits for a policy any more when the mail is deleted", func(t *testing.T) {
+		w := newWorld(t, nil)
+		policy(w)
+		if _, err := w.Edit(t.Context(), relay.Filter{}, relay.Action{Verb: relay.VerbDelete}); err != nil {
+			t.Fatal(err)
+		}
+		let(10 * time.Minute)
+		if s := w.engine.Snapshot(); len(s.Destinations) != 0 || len(w.waiting) != 2 {
+			t.Errorf("%+v, heard %v", s.Destinations, w.waiting)
+		}
+		w.close()
+	})
+}
+
+func TestEngineWeights(t *testing.T) {
+	strict := func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+		if j.Demand == delivery.Ignore {
+			return takes(ctx, j)
+		}
+		return fails(refused(delivery.CertExpired), 0)(ctx, j)
+	}
+	inBubble(t, "a report is delivered while a policy makes other mail wait", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("strict.example", strict)
+		w.start()
+		for range 30 {
+			w.send(letter{from: "a@sender.example", to: "b@strict.example"})
+		}
+		let(time.Second)
+		id := w.send(letter{from: "r@sender.example", to: "b@strict.example", options: relay.Options{Demand: delivery.Ignore}})
+		w.send(letter{from: "a@sender.example", to: "b@strict.example"})
+		let(time.Second)
+		if n := len(w.entries()); n != 31 {
+			t.Errorf("%d left", n)
+		}
+		if n := len(w.log.lines(t, map[string]any{"queue_id": string(id), "status": "sent"})); n != 1 {
+			t.Errorf("the report was sent %d times", n)
+		}
+		if s := w.engine.Snapshot(); len(s.Destinations) != 1 || s.Destinations[0].Failures != 1 {
+			t.Errorf("a report's success is no canary's: %+v", s.Destinations)
+		}
+		if n := w.connections("strict.example"); n != 2 {
+			t.Errorf("%d connections", n)
+		}
+		w.close()
+	})
+	inBubble(t, "messages with REQUIRETLS that cannot connect fail alone, and cost one connection", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("odd.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+			if j.Demand != delivery.Require {
+				return takes(ctx, j)
+			}
+			a, _ := fails(refused(delivery.ConnectFailed), 0)(ctx, j)
+			return a, nil // as delivery does: it says nothing of others
+		})
+		for range 50 {
+			w.send(letter{from: "a@sender.example", to: "b@odd.example", options: relay.Options{Demand: delivery.Require}})
+		}
+		w.start()
+		let(time.Second)
+		if n := w.connections("odd.example"); n > 2 {
+			t.Errorf("%d connections", n)
+		}
+		w.send(letter{from: "a@sender.example", to: "b@odd.example"})
+		let(time.Second)
+		if n := len(w.entries()); n != 50 {
+			t.Errorf("%d left, want those with REQUIRETLS", n)
+		}
+		w.close()
+	})
+}
+
+func TestEngineBounceVia(t *testing.T) {
+	inBubble(t, "DSNs go the operator's way, ordinary mail to that address does not", func(t *testing.T) {
+		w := newWorld(t, func(o *relay.EngineOptions) {
+			o.BounceVia = addr.LiteralHop(addrOf("127.0.0.1"), 0)
+		})
+		var routes []bool
+		w.o.Deliverer = deliverFunc(func(ctx context.Context, d delivery.Destination, s delivery.Source) error {
+			if d.NextHop.String() == "[127.0.0.1]" {
+				routes = append(routes, d.Route)
+			}
+			return w.Deliver(ctx, d, s)
+		})
+		w.to("bad.example", says(delivery.StageRcpt, 550, [3]int{5, 1, 1}, "no"))
+		w.start()
+		w.send(letter{from: "a@sender.example", to: "b@bad.example"})
+		synctest.Wait()
+		w.send(letter{from: "a@sender.example", to: "b@[127.0.0.1]"})
+		synctest.Wait()
+		if !slices.Equal(routes, []bool{true, false}) || len(w.tried("sender.example")) != 0 {
+			t.Errorf("the operator's way: %v; by MX: %d", routes, len(w.tried("sender.example")))
+		}
+		w.close()
+	})
+}
+
+type deliverFunc func(context.Context, delivery.Destination, delivery.Source) error
+
+func (f deliverFunc) Deliver(ctx context.Context, d delivery.Destination, s delivery.Source) error {
+	return f(ctx, d, s)
+}
