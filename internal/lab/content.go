@@ -14,12 +14,12 @@ func (c *conversation) data(e event) error {
 	case len(c.rcpts) == 0:
 		usual = "554 5.5.1 no valid recipients"
 	}
-	c.checkData()
 	code, err := c.reply(e, usual)
 	if err != nil || code != "354" {
+		c.noData = true
 		return c.unless421(code, err)
 	}
-	m := Received{Conn: c.n, Helo: c.helo, Mail: c.mail, Rcpts: c.rcpts, TLS: c.tls}
+	m := Received{Conn: c.n, Helo: c.helo, Auth: c.user, Mail: c.mail, Rcpts: c.rcpts, TLS: c.tls}
 	if p := path(c.mail); p != nil {
 		m.From = *p
 	}
@@ -31,23 +31,31 @@ func (c *conversation) data(e event) error {
 	}
 	m.At = time.Now()
 	c.messages++
-	code, err = c.reply(event{stage: EndOfData, tls: c.tls != nil}, "250 2.0.0 taken")
-	m.Reply = code
 	c.reset()
-	c.keep(m)
-	return c.unless421(code, err)
+	return c.say(event{stage: EndOfData, tls: c.tls != nil, said: c.keep(m)}, "250 2.0.0 taken")
 }
 
-// keep records a message.
-func (c *conversation) keep(m Received) {
+// keep records a message. What it returns records the reply to it: before the
+// client can have it, so that who has seen the reply finds the message.
+func (c *conversation) keep(m Received) (said func(code string)) {
+	at := -1
 	c.h.note(func(s *seen) {
-		if m.Accepted() {
-			s.count++
-		}
 		if !c.conf.Forget {
+			at = len(s.messages)
 			s.messages = append(s.messages, m)
 		}
 	})
+	return func(code string) {
+		m.Reply = code
+		c.h.note(func(s *seen) {
+			if m.Accepted() {
+				s.count++
+			}
+			if at >= 0 {
+				s.messages[at] = m
+			}
+		})
+	}
 }
 
 // content reads up to the final dot. It obeys a rule for Content.
@@ -58,7 +66,7 @@ func (c *conversation) content(m *Received) error {
 		raw, err := c.in.ReadBytes('\n')
 		wire.Write(raw)
 		if rule != nil && wire.Len() >= rule.Bytes {
-			if _, err := c.carryOut(rule, ""); err != nil {
+			if err := c.interfere(rule); err != nil {
 				return err
 			}
 			rule = nil

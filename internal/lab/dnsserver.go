@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"context"
 	"fmt"
 	"net"
 	"net/netip"
@@ -42,7 +41,7 @@ func startDNS(w *World) (*DNS, error) {
 		s.NotifyStartedFunc = func() { close(started) }
 		w.wg.Go(func() { s.ActivateAndServe() }) // ends with Shutdown, and has nothing else to say
 		<-started
-		w.onClose(func() { s.ShutdownContext(context.Background()) })
+		w.onClose(func() { s.Shutdown() })
 	}
 	return d, nil
 }

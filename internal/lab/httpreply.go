@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -86,34 +87,41 @@ func (c *Policy) respond(r Request) response {
 	return a
 }
 
+// bytes is a response as it goes over the wire.
+func (a response) bytes() []byte { return append(a.head(), a.body...) }
+
+// head is its status line and header.
+func (a response) head() []byte {
+	if a.header == nil {
+		a.header = http.Header{}
+	}
+	if a.header.Get("Content-Length") == "" && a.header.Get("Transfer-Encoding") == "" {
+		a.header.Set("Content-Length", strconv.Itoa(len(a.body)))
+	}
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "HTTP/1.1 %d %s\r\n", a.status, http.StatusText(a.status))
+	a.header.Write(&b) // a buffer takes everything
+	b.WriteString("\r\n")
+	return b.Bytes()
+}
+
 // write sends a response; how much of its body, and how fast, c says.
 func (h *PolicyHost) write(out *tls.Conn, c *Policy, a response) error {
-	var head bytes.Buffer
-	fmt.Fprintf(&head, "HTTP/1.1 %d %s\r\n", a.status, http.StatusText(a.status))
-	if a.header.Get("Content-Length") == "" && a.header.Get("Transfer-Encoding") == "" {
-		a.header.Set("Content-Length", fmt.Sprint(len(a.body)))
-	}
-	a.header.Write(&head)
-	head.WriteString("\r\n")
-	body, stop := a.body, max(c.HangAfter, c.CutAfter)
-	if stop > 0 {
+	head, body := a.head(), a.body
+	if stop := max(c.HangAfter, c.CutAfter); stop > 0 {
 		body = body[:min(stop, len(body))]
 	}
-	if c.Trickle > 0 {
-		if _, err := out.Write(head.Bytes()); err != nil {
-			return err
+	if c.Trickle <= 0 {
+		head, body = append(head, body...), nil
+	}
+	if _, err := out.Write(head); err != nil {
+		return err
+	}
+	for i := range body {
+		if !sleep(c.Trickle, h.w.done) {
+			return errClosed
 		}
-		for i := range body {
-			if _, err := out.Write(body[i : i+1]); err != nil {
-				return err
-			}
-			if !sleep(c.Trickle, h.w.done) {
-				return errClosed
-			}
-		}
-	} else {
-		head.Write(body)
-		if _, err := out.Write(head.Bytes()); err != nil {
+		if _, err := out.Write(body[i : i+1]); err != nil {
 			return err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -37,8 +38,11 @@ type MX struct {
 	Extensions    []string // EHLO keywords besides STARTTLS; nil: DefaultExtensions
 	TLSExtensions []string // over TLS; nil: as Extensions
 
+	Users map[string]string // offers AUTH PLAIN and LOGIN to these, with their passwords
+
 	Rules          []Rule        // what goes another way; see Rule
 	MaxConnections int           // more are greeted with 421; 0: no limit
+	MaxRecipients  int           // per message, then RCPT gets 452; 0: no limit
 	MaxMessages    int           // per connection, then MAIL gets 421; 0: no limit
 	SlowRead       time.Duration // pause before each read from the client
 	SmallBuffers   bool          // the smallest socket buffers there are: provokes deadlocks of careless pipelining
@@ -53,7 +57,7 @@ func DefaultExtensions() []string {
 func (c MX) clone() MX {
 	c.Domains, c.CertNames = slices.Clone(c.Domains), slices.Clone(c.CertNames)
 	c.Extensions, c.TLSExtensions = slices.Clone(c.Extensions), slices.Clone(c.TLSExtensions)
-	c.Rules = slices.Clone(c.Rules)
+	c.Rules, c.Users = slices.Clone(c.Rules), maps.Clone(c.Users)
 	return c
 }
 
@@ -165,12 +169,12 @@ func (h *MXHost) Peak() int { _, _, n := h.port.numbers(); return n }
 // Drop ends all connections that are open now.
 func (h *MXHost) Drop() { h.port.drop() }
 
-// Down has connections to the host refused; Up ends that. In the default mode
-// only.
-func (h *MXHost) Down() { h.w.dialer.Fail(h.Addr(), Refuse); h.w.dialer.Fail(h.Addr6(), Refuse) }
+// Down has connections to the host refused; with RealPorts, closed as soon as
+// they are made. Those that are open stay. Up ends that.
+func (h *MXHost) Down() { h.port.setDown(true) }
 
 // Up ends Down.
-func (h *MXHost) Up() { h.w.dialer.Fail(h.Addr(), NoFault); h.w.dialer.Fail(h.Addr6(), NoFault) }
+func (h *MXHost) Up() { h.port.setDown(false) }
 
 // WaitMessages waits until the host has taken n messages since the start.
 func (h *MXHost) WaitMessages(ctx context.Context, n int) error {

@@ -208,12 +208,12 @@ func (h *PolicyHost) Handshakes() []Handshake {
 // policies on it included.
 func (h *PolicyHost) Connections() int { n, _, _ := h.site.web.port.numbers(); return n }
 
-// Down has connections to the host refused; Up ends that. In the default mode
-// only.
-func (h *PolicyHost) Down() { h.w.dialer.Fail(h.Addr(), Refuse) }
+// Down has connections to the server refused; with RealPorts, closed as soon
+// as they are made. Up ends that.
+func (h *PolicyHost) Down() { h.site.web.port.setDown(true) }
 
 // Up ends Down.
-func (h *PolicyHost) Up() { h.w.dialer.Fail(h.Addr(), NoFault) }
+func (h *PolicyHost) Up() { h.site.web.port.setDown(false) }
 
 // WaitHits waits until there have been n requests.
 func (h *PolicyHost) WaitHits(ctx context.Context, n int) error {

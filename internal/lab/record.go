@@ -11,6 +11,7 @@ import (
 type Received struct {
 	Conn    int       // number of the connection, from 1
 	Helo    string    // what the client called itself
+	Auth    string    // who it logged in as, "" if nobody
 	Mail    string    // the MAIL command, verbatim: "MAIL FROM:<a@b> SIZE=7"
 	Rcpts   []string  // the RCPT commands that were taken, verbatim
 	From    string    // the address in Mail, without brackets

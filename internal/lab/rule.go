@@ -13,7 +13,7 @@ const (
 	TLSStart  = "HANDSHAKE" // after the reply to STARTTLS, before the handshake
 	Content   = "CONTENT"   // after Bytes octets of content
 	EndOfData = "."         // after the final dot
-	Any       = "*"         // every stage and verb but CONTENT
+	Any       = "*"         // every verb, CONNECT and the final dot
 )
 
 // An Action is what a host does after the reply of a Rule.
@@ -65,6 +65,7 @@ type event struct {
 	stage string // verb or stage, upper case
 	line  string // the command, "" at other stages
 	tls   bool
+	said  func(code string) // is told the code of the reply before it leaves
 }
 
 func (r *Rule) matches(e event) bool {
@@ -72,7 +73,7 @@ func (r *Rule) matches(e event) bool {
 	case r.Phase == Plain && e.tls, r.Phase == Secure && !e.tls:
 		return false
 	case r.On == Any:
-		return e.stage != Content && contains(e.line, r.Arg)
+		return e.stage != Content && e.stage != TLSStart && contains(e.line, r.Arg)
 	}
 	return strings.EqualFold(r.On, e.stage) && contains(e.line, r.Arg)
 }

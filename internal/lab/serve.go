@@ -3,9 +3,11 @@ package lab
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"net"
 	"net/netip"
 	"sync"
+	"time"
 )
 
 // A port is a listener with the connections it accepted: what policy hosts and
@@ -15,8 +17,9 @@ type port struct {
 	ln   net.Listener
 	addr netip.Addr
 
-	mu    sync.Mutex // guards what follows
-	open  map[net.Conn]bool
+	mu    sync.Mutex        // guards what follows
+	open  map[net.Conn]bool // nil once closed
+	down  bool
 	count int
 	peak  int
 	sig   signal
@@ -38,13 +41,19 @@ func (p *port) serve(handle func(c *net.TCPConn, n int)) {
 	p.w.wg.Go(func() {
 		for {
 			c, err := p.ln.Accept()
-			if err != nil {
+			if errors.Is(err, net.ErrClosed) {
 				return
+			}
+			if err != nil { // no file descriptors left: there will be some again
+				if !sleep(10*time.Millisecond, p.w.done) {
+					return
+				}
+				continue
 			}
 			n, ok := p.enter(c)
 			if !ok {
 				c.Close()
-				return
+				continue
 			}
 			p.w.wg.Go(func() {
 				defer p.leave(c)
@@ -58,7 +67,7 @@ func (p *port) serve(handle func(c *net.TCPConn, n int)) {
 func (p *port) enter(c net.Conn) (n int, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.open == nil {
+	if p.open == nil || p.down {
 		return 0, false
 	}
 	p.open[c] = true
@@ -85,6 +94,22 @@ func (p *port) close() {
 		c.Close()
 	}
 	p.open = nil
+}
+
+// setDown has new connections fail, or no longer. The listener stays: its port
+// could be gone when it is wanted back.
+func (p *port) setDown(down bool) {
+	p.mu.Lock()
+	p.down = down
+	p.mu.Unlock()
+	fault := NoFault
+	if down {
+		fault = Refuse
+	}
+	if !p.w.opts.RealPorts {
+		p.w.dialer.Fail(p.addr.String(), fault)
+		p.w.dialer.Fail(sixth(p.addr).String(), fault)
+	}
 }
 
 // drop ends the connections that are open now.
