@@ -305,3 +305,13 @@ func (l *logBuffer) has(text string) bool {
 }
 
 func addrOf(s string) netip.Addr { return netip.MustParseAddr(s) }
+
+// contains reports whether text has all of these.
+func contains(text string, all ...string) bool {
+	for _, s := range all {
+		if !strings.Contains(text, s) {
+			return false
+		}
+	}
+	return true
+}
