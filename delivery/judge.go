@@ -41,13 +41,12 @@ var errUnverified = &certError{reason: LocalError, text: "this relay did not ver
 // Judge compares what a connection showed with what is needed of it. It is
 // pure, and asked anew for each message on a kept connection: what counts is
 // the Decision for that message and not the one for which the connection was
-// opened.
+// opened. Nothing that a host shows helps it when the Decision skips it.
 func (d Decision) Judge(e Evidence) Verdict {
-	if d.Skip != nil {
-		return Verdict{Missing: d.Need, Err: d.Skip, Results: d.SkipResults()}
-	}
 	v := Verdict{Missing: d.Need &^ d.met(e), Results: d.results(e)}
 	switch {
+	case d.Skip != nil:
+		v.Err, v.Results = d.Skip, d.SkipResults()
 	case v.Missing != 0:
 		v.Err = d.refusal(e, v.Missing)
 	case e.broken():

@@ -72,7 +72,8 @@ func TestJudge(t *testing.T) {
 		{"STS-4.2-03 enforce: a certificate checked for another name counts as not checked", facts(enforce), otherName, string(LocalError), PKIX, StagePolicy},
 		{"STS-4.2-05 enforce: a kept connection that was never verified, no mail", facts(enforce), neverVerified, string(LocalError), PKIX, StagePolicy},
 		{"enforce: without trusted roots of our own, no mail, and the fault is ours", facts(enforce), ownRootsGone, string(LocalError), PKIX, StagePolicy},
-		{"enforce, not named: a kept connection does not help", facts(enforce, unlisted), nil, string(MXNotListed), verified, StagePlan},
+		{"enforce, not named: a kept connection does not help", facts(enforce, unlisted), nil, string(MXNotListed), 0, StagePlan},
+		{"enforce, not named: what a probe finds missing is told all the same", facts(enforce, unlisted), expiredCert, string(MXNotListed), PKIX, StagePlan},
 
 		{"DANE: mail goes when a record matches", facts(usable), nil, goes, 0, 0},
 		{"DANE: a certificate that no authority vouches for is good", facts(usable), expiredCert, goes, 0, 0},

@@ -87,6 +87,7 @@ func TestJudgeResults(t *testing.T) {
 		{"RPT-4-03 RPT-4.4-19 STS and DANE side by side", facts(enforce, usable), expiredCert, all(sts(stscache.Enforce, expired), under(tlsaReport))},
 		{"RPT-4.4-19 mode none and DANE: DANE alone", facts(noneMode, usable), nil, all(under(tlsaReport))},
 
+		{"RPT-4.3-13 a kept connection to a host that is not named: as without connection", facts(enforce, unlisted), expiredCert, all(sts(stscache.Enforce, mismatch))},
 		{"X-12 an override lowers nothing of what is reported", facts(enforce, overrideSTS), expiredCert, all(sts(stscache.Enforce, expired))},
 		{"audit lowers nothing of what is reported", facts(enforce, audit, usable), func(e *Evidence) { expiredCert(e); otherCert(e) },
 			all(sts(stscache.Enforce, expired), under(tlsaReport, failed(tlsrpt.ValidationFailure, "dane-no-match")))},
@@ -210,6 +211,7 @@ func TestClassify(t *testing.T) {
 		code   string
 	}{
 		{"RPT-4.3-01 STARTTLS not offered", errNotOffered, tlsrpt.StartTLSNotSupported, StartTLSMissing, ""},
+		{"a redial in the clear", errInClear, tlsrpt.StartTLSNotSupported, StartTLSMissing, ""},
 		{"RPT-4.3-01 STARTTLS refused: the code is the reason", &startTLSRefused{454, "TLS not available"}, tlsrpt.StartTLSNotSupported, StartTLSMissing, "454"},
 		{"RPT-7-02 RPT-8-01 text of the refusal is not reported", fmt.Errorf("x: %w", &startTLSRefused{550, "joe@example.com"}), tlsrpt.StartTLSNotSupported, StartTLSMissing, "550"},
 		{"RPT-4.3-05 an alert from the server", alert("remote error", "handshake failure"), tlsrpt.ValidationFailure, TLSFailed, "remote-alert: handshake failure"},

@@ -168,6 +168,25 @@ func TestVerifyPKIX(t *testing.T) {
 			}
 		})
 	}
+	for name, tt := range map[string]struct {
+		leaf issuer
+		want string
+	}{
+		"expired":           {root.issue(expiredYesterday, mx), "its certificate expired on 2026-11-23"},
+		"another name":      {root.issue(nil, "a.example", "b.example"), "its certificate is for a.example b.example, not for mx.example.com"},
+		"no name":           {root.issue(nil), "its certificate is for no name, not for mx.example.com"},
+		"self-signed":       {nobody.issue(nil, mx), "its certificate is self-signed"},
+		"unknown authority": {other.issue(nil, mx), "its certificate is of an unknown authority, or an intermediate certificate is missing"},
+		"not yet valid":     {root.issue(func(c *x509.Certificate) { c.NotBefore = noon.Add(time.Hour) }, mx), "its certificate is not valid before 2026-11-24"},
+		"not for servers":   {root.issue(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} }, mx), "its certificate is not trusted: certificate specifies an incompatible key usage"},
+	} {
+		t.Run("people read: "+name, func(t *testing.T) {
+			err := verifyPKIX(tls.ConnectionState{PeerCertificates: []*x509.Certificate{tt.leaf.cert}}, roots, addr.MustHost(mx), noon)
+			if err == nil || err.Error() != tt.want {
+				t.Errorf("got  %v\nwant %s", err, tt.want)
+			}
+		})
+	}
 	t.Run("STS-4.2-01 a certificate counts to its last second", func(t *testing.T) {
 		leaf := root.issue(nil, mx)
 		cs := tls.ConnectionState{PeerCertificates: []*x509.Certificate{leaf.cert}}
