@@ -63,13 +63,15 @@ func (e *Engine) conclude(ctx context.Context, o outcome, until time.Time) {
 	e.outage.heard(e.o.Log, o.item, o.all, now)
 	r := Result{ID: o.ID, Lease: o.Lease, Tried: true, Note: noteOf(fates, now)}
 	if !o.Options.Report {
-		r.Sessions = e.outage.sessions(o.sessions, now)
+		r.Sessions = e.outage.sessions(o.sessions)
 	}
 	life := e.plan.lifetime(o.Options.Expire)
-	if until.IsZero() {
-		r.Delay = e.plan.next(o.Attempts+1, o.age(now), life, rand.Float64())
-	} else {
-		r.Delay = e.plan.within(until.Sub(now), o.age(now), life)
+	r.Delay = e.plan.delay(o.Attempts+1, rand.Float64())
+	if !until.IsZero() {
+		r.Delay = max(0, until.Sub(now))
+	}
+	if !o.final { // else it is held over its time
+		r.Delay = e.plan.within(r.Delay, o.age(now), life)
 	}
 	rescue := r
 	warn := e.warner(now)
@@ -116,7 +118,7 @@ func (e *Engine) decide(it *item, r Recipient, o delivery.Outcome) fate {
 	case o.Err == nil:
 		f.status = sent
 		e.counts.sent.Add(1)
-	case o.Err.Permanent, it.final && !e.outage.holds(o.Err.Reason, time.Now()):
+	case o.Err.Permanent, it.final && !e.heldOver(it, o.Err.Reason):
 		f.status, f.expired = bounced, !o.Err.Permanent
 		if f.expired {
 			f.err = o.Err.AtExpiry()
@@ -130,6 +132,12 @@ func (e *Engine) decide(it *item, r Recipient, o delivery.Outcome) fate {
 		e.counts.mayDup.Add(1)
 	}
 	return f
+}
+
+// heldOver reports whether a message is kept beyond its lifetime, since what
+// fails may be our own fault: for as long again at most.
+func (e *Engine) heldOver(it *item, r delivery.Reason) bool {
+	return it.age(time.Now()) < 2*e.plan.lifetime(it.Options.Expire) && e.outage.holds(r)
 }
 
 // share settles an entry with the outcome that its destination had for others,

@@ -31,12 +31,12 @@ func (d dsn) explain() string {
 	t.para("This is the mail system at " + d.Hostname + ".")
 	switch d.Kind {
 	case dsnFailed:
-		t.para("Your message could not be delivered to " + d.who() + ".")
+		t.para("Your message could not be delivered to " + d.who() + ":")
 	case dsnDelayed:
-		t.para("Your message has not been delivered yet to " + d.who() + ". You need not send it again: we keep trying.")
+		t.para("Your message has not been delivered yet. You need not send it again: we keep trying. It waits for " + d.who() + ":")
 	case dsnPostmaster:
-		t.para("A message without a sender, most likely a bounce, could not be delivered to " + d.who() +
-			". It is dropped, for nobody can be told but you. You hear of this at most once a day for each destination.")
+		t.para("A message without a sender, most likely a bounce, could not be delivered and is dropped, for nobody can be told but you. " +
+			"You hear of this at most once a day for each destination. It was for " + d.who() + ":")
 	}
 	for _, g := range d.groups() {
 		for _, f := range g {
@@ -46,7 +46,7 @@ func (d dsn) explain() string {
 		d.reason(t, g[0])
 	}
 	t.item("What happens next", d.next())
-	t.item("Message", fmt.Sprintf("queue id %s, accepted %s", d.Entry.ID, date(d.Entry.Arrived)))
+	t.last("Message", fmt.Sprintf("queue id %s, accepted %s", d.Entry.ID, date(d.Entry.Arrived)))
 	return t.String()
 }
 
@@ -124,17 +124,17 @@ func (d dsn) next() string {
 	}
 	switch {
 	case operator:
-		return "nothing: the operator of this relay has ended the delivery"
+		return "the message is not tried again, for the operator of this relay has ended its delivery"
 	case expired:
 		again := ""
 		if d.Kind == dsnFailed {
 			again = ". Send the message again when the reason is mended"
 		}
-		return fmt.Sprintf("nothing: the message was tried %s in %s, and is given up%s", times(d.Entry.Attempts+1), span(d.Age), again)
+		return fmt.Sprintf("the message is given up, having been tried %s in %s%s", times(d.Entry.Attempts+1), span(d.Age), again)
 	case d.Kind == dsnPostmaster:
-		return "nothing"
+		return "the message is not tried again"
 	}
-	return "nothing: the failure is permanent, and the message is not tried again. Send it again when the reason is mended"
+	return "the failure is permanent, and the message is not tried again. Send it again when the reason is mended"
 }
 
 func times(n int) string {
@@ -159,10 +159,10 @@ func span(d time.Duration) string {
 	return "less than a minute"
 }
 
-// prose is text for people in lines of at most 76 characters, with CRLF.
+// prose is text for people in lines of at most 74 characters, with CRLF.
 type prose struct{ strings.Builder }
 
-const proseWidth = 76
+const proseWidth = 74
 
 func (p *prose) line(s string) { p.WriteString(s + "\r\n") }
 func (p *prose) gap()          { p.line("") }
@@ -177,9 +177,11 @@ func (p *prose) item(name, text string) {
 	if !strings.HasSuffix(text, ".") {
 		text += "."
 	}
-	p.wrap(name+": "+text, "    ")
+	p.last(name, text)
 	p.gap()
 }
+
+func (p *prose) last(name, text string) { p.wrap(name+": "+text, "    ") }
 
 // wrap indents all lines but the first, and that too if s begins with a blank.
 func (p *prose) wrap(s, indent string) {

@@ -110,7 +110,7 @@ func unrelated(dest string) string {
 }
 
 // holds reports whether a failure may be our own and ends nothing.
-func (u *outage) holds(r delivery.Reason, _ time.Time) bool {
+func (u *outage) holds(r delivery.Reason) bool {
 	kind, ok := kindOf(r)
 	if !ok {
 		return false
@@ -121,7 +121,7 @@ func (u *outage) holds(r delivery.Reason, _ time.Time) bool {
 }
 
 // sessions leaves out what would accuse domains of our own fault.
-func (u *outage) sessions(all []tlsrpt.Session, _ time.Time) []tlsrpt.Session {
+func (u *outage) sessions(all []tlsrpt.Session) []tlsrpt.Session {
 	u.mu.Lock()
 	on := !u.kinds[outageTrust].since.IsZero() || !u.kinds[outageDNS].since.IsZero()
 	u.mu.Unlock()

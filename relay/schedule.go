@@ -56,12 +56,6 @@ func (s schedule) within(delay, age, lifetime time.Duration) time.Duration {
 	return max(0, min(delay, max(lifetime-age, s.Retry[0])))
 }
 
-// next is the delay behind an attempt of a message of its own, that ended at
-// this age.
-func (s schedule) next(attempt int, age, lifetime time.Duration, chance float64) time.Duration {
-	return s.within(s.delay(attempt, chance), age, lifetime)
-}
-
 // late reports whether a message of this age is so late that its sender should
 // hear of it.
 func (s schedule) late(age time.Duration) bool { return age >= s.Warn }

@@ -35,7 +35,7 @@ func TestSchedule(t *testing.T) {
 		{"no attempt yet counts as the first", std, 0, 0, 0, 0, 5 * time.Minute},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			if got := tt.plan.next(tt.attempt, tt.age, tt.plan.lifetime(tt.own), tt.chance); got != tt.want {
+			if got := tt.plan.within(tt.plan.delay(tt.attempt, tt.chance), tt.age, tt.plan.lifetime(tt.own)); got != tt.want {
 				t.Errorf("got %v, want %v", got, tt.want)
 			}
 		})
@@ -54,7 +54,7 @@ func TestSchedule(t *testing.T) {
 	t.Run("every schedule ends: the ages of all attempts ascend to the lifetime", func(t *testing.T) {
 		age, n := time.Duration(0), 1
 		for ; !final(age, std.Expire); n++ {
-			age += std.next(n, age, std.Expire, float64(n%3)/2)
+			age += std.within(std.delay(n, float64(n%3)/2), age, std.Expire)
 		}
 		if age < 5*day || age > 5*day+5*time.Minute || n < 25 || n > 45 {
 			t.Errorf("%d attempts, the last at %v", n, age)
