@@ -61,7 +61,7 @@ func (c *conversation) part(why error) {
 	if !errors.Is(why, errGone) && !errors.Is(why, errQuit) {
 		return // the client has gone, or it was reset
 	}
-	c.out.Flush()
+	c.flush()
 	if t, ok := c.conn.(*tls.Conn); ok && errors.Is(why, errQuit) {
 		t.CloseWrite()
 	}
@@ -77,13 +77,16 @@ func (c *conversation) over(conn net.Conn) {
 	c.out = bufio.NewWriterSize(conn, 4<<10)
 }
 
-// counted reads from a conversation's client and counts the flights.
+// counted reads from a conversation's client. Replies leave when there is
+// nothing more to read (RFC 2920, Section 3.2), and that makes a flight.
 type counted struct{ c *conversation }
 
 func (r *counted) Read(p []byte) (int, error) {
 	c := r.c
-	if err := c.out.Flush(); err != nil {
-		return 0, err
+	if c.out.Buffered() > 0 && (c.conf.Forget || !c.pending()) {
+		if err := c.flush(); err != nil {
+			return 0, err
+		}
 	}
 	if d := c.conf.SlowRead; d > 0 {
 		if !sleep(d, c.h.w.done) {
@@ -91,7 +94,12 @@ func (r *counted) Read(p []byte) (int, error) {
 		}
 		p = p[:min(len(p), 512)]
 	}
-	if !c.conf.Forget && !c.pending() {
+	return c.conn.Read(p)
+}
+
+// flush sends the replies off.
+func (c *conversation) flush() error {
+	if c.out.Buffered() > 0 && !c.conf.Forget {
 		c.h.note(func(s *seen) {
 			if s.flights == nil {
 				s.flights = map[int]int{}
@@ -99,7 +107,7 @@ func (r *counted) Read(p []byte) (int, error) {
 			s.flights[c.n]++
 		})
 	}
-	return c.conn.Read(p)
+	return c.out.Flush()
 }
 
 // talk greets and obeys until one side has had enough.

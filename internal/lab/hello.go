@@ -19,7 +19,7 @@ func (c *conversation) hello(e event, name string) error {
 		c.reset()
 		c.helo, c.esmtp = name, ehlo
 	}
-	return err
+	return c.unless421(code, err)
 }
 
 // keywords lists what EHLO offers now.
@@ -65,9 +65,9 @@ func (c *conversation) startTLS(e event) error {
 	}
 	code, err := c.reply(e, usual)
 	if err != nil || code != "220" {
-		return err
+		return c.unless421(code, err)
 	}
-	if err := c.out.Flush(); err != nil {
+	if err := c.flush(); err != nil {
 		return err
 	}
 	if err := c.handshake(); err != nil {

@@ -120,9 +120,9 @@ func (h *MXHost) Handshakes() []Handshake {
 	return slices.Clone(h.seen.handshakes)
 }
 
-// Flights counts how often the host had nothing more to read on a connection
-// and had to wait for the client: the round trips of the conversation, TLS
-// handshake not included.
+// Flights counts how often the host sent replies off on a connection, the
+// greeting included, which it does when nothing more has come: the round trips
+// of the conversation, those of the TLS handshake not included.
 func (h *MXHost) Flights(conn int) int {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -62,7 +62,7 @@ func (c *conversation) interfere(r *Rule) error {
 // prepare is what comes before a rule's reply.
 func (c *conversation) prepare(r *Rule) error {
 	if r.Delay > 0 || r.Until != nil || r.Call != nil {
-		c.out.Flush()
+		c.flush()
 	}
 	if r.Call != nil {
 		r.Call()
@@ -85,7 +85,7 @@ func (c *conversation) act(r *Rule) error {
 	if r.Then == Continue {
 		return nil
 	}
-	if err := c.out.Flush(); err != nil {
+	if err := c.flush(); err != nil {
 		return err
 	}
 	switch r.Then {
