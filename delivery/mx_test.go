@@ -189,6 +189,7 @@ func TestCutOwn(t *testing.T) {
 		{"SMTP-5.1-12 whoever is of our preference is dropped, before us or after", []found{host(5, "a.example"), host(10, "x.example"), host(10, "me.example", "192.0.2.9", "203.0.113.1"), host(10, "y.example")}, "5 a.example"},
 		{"SMTP-5.1-12 we are the best", []found{host(5, "me.example", "203.0.113.1"), host(10, "b.example", "192.0.2.2")}, ""},
 		{"SMTP-5.1-12 of two that are us the better one counts", []found{host(1, "a.example"), host(5, "me.example", "203.0.113.1"), host(10, "me2.example", "203.0.113.1")}, "1 a.example"},
+		{"we are found at preference 0, and further down", []found{host(0, "me.example", "203.0.113.1"), host(5, "b.example"), host(10, "me2.example", "203.0.113.1")}, ""},
 		{"we are found at preference 0", []found{host(0, "me.example", "203.0.113.1")}, ""},
 	}
 	for _, tt := range tests {

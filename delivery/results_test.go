@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"stsrelay/internal/addr"
@@ -219,6 +221,8 @@ func TestClassify(t *testing.T) {
 		{"RPT-4.3-05 no TLS at all", tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, tlsrpt.ValidationFailure, TLSFailed, "not-tls"},
 		{"RPT-4.3-14 the connection is closed", fmt.Errorf("x: %w", io.EOF), tlsrpt.ValidationFailure, TLSFailed, "connection-closed"},
 		{"RPT-4.3-14 the connection is closed midway", io.ErrUnexpectedEOF, tlsrpt.ValidationFailure, TLSFailed, "connection-closed"},
+		{"RPT-4.3-14 the connection is reset", &net.OpError{Op: "read", Err: os.NewSyscallError("read", syscall.ECONNRESET)}, tlsrpt.ValidationFailure, TLSFailed, "connection-closed"},
+		{"RPT-4.3-14 the connection is gone when we write", &net.OpError{Op: "write", Err: os.NewSyscallError("write", syscall.EPIPE)}, tlsrpt.ValidationFailure, TLSFailed, "connection-closed"},
 		{"RPT-4.3-14 the server is silent", &net.OpError{Op: "read", Err: timeout{errors.New("i/o timeout")}}, tlsrpt.ValidationFailure, TLSFailed, "timeout"},
 		{"RPT-4.3-05 anything else in its own words", errors.New("tls: server selected unsupported protocol version 301"), tlsrpt.ValidationFailure, TLSFailed, "server selected unsupported protocol version 301"},
 		{"RPT-7-02 its own words are bounded and cleaned", errors.New("a\nb" + strings.Repeat("x", 500)), tlsrpt.ValidationFailure, TLSFailed, "a b" + strings.Repeat("x", tlsrpt.MaxReason-3)},
