@@ -83,6 +83,9 @@ func (c *conversation) handshake() error {
 	if err := c.interfere(c.h.matching(event{stage: TLSStart})); err != nil {
 		return err
 	}
+	if err := c.flush(); err != nil {
+		return err
+	}
 	below := newRecords(c.tcp, c.in)
 	conn := tls.Server(below, c.h.tlsConfig(c.conf))
 	hs := Handshake{Conn: c.n}

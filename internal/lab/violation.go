@@ -165,7 +165,7 @@ func (c *conversation) checkContent(raw []byte) {
 	if !ok || bytes.ContainsAny(line, "\r\n") {
 		c.violation(BareLineEnd, string(raw))
 	}
-	if len(line) > 1 && line[0] == '.' && line[1] != '.' {
+	if line = bytes.TrimRight(line, "\r\n"); len(line) > 1 && line[0] == '.' && line[1] != '.' {
 		c.violation(Unstuffed, string(raw))
 	}
 }

@@ -118,9 +118,20 @@ func (r *raw) want(code, line string) {
 	}
 }
 
+// through is a connection that is read through a buffer.
+type through struct {
+	net.Conn
+	in *bufio.Reader
+}
+
+func (t *through) Read(p []byte) (int, error) { return t.in.Read(p) }
+
 // secure sets up TLS after STARTTLS was answered by 220.
 func (r *raw) secure(conf *tls.Config) error {
-	conn := tls.Client(r.conn, conf)
+	if r.in == nil {
+		r.in = bufio.NewReader(r.conn)
+	}
+	conn := tls.Client(&through{r.conn, r.in}, conf)
 	if err := conn.Handshake(); err != nil {
 		return err
 	}
