@@ -150,7 +150,7 @@ func TestNoDowngrade(t *testing.T) {
 		}
 		t.Logf("%d combinations, %d go", n, passed)
 	})
-	t.Run("X-12 whoever lowers something, what is wanted stays the same", func(t *testing.T) {
+	t.Run("whoever lowers something, what is wanted stays the same", func(t *testing.T) {
 		for f := range everyFacts() {
 			d := Decide(f)
 			if d.Need&^d.Want != 0 {

@@ -77,7 +77,7 @@ func TestJudge(t *testing.T) {
 
 		{"DANE: mail goes when a record matches", facts(usable), nil, goes, 0, 0},
 		{"DANE: a certificate that no authority vouches for is good", facts(usable), expiredCert, goes, 0, 0},
-		{"DANE-3.2-01 DANE: a valid certificate that no record matches, no mail", facts(usable), otherCert, string(DANEMismatch), DANE, StagePolicy},
+		{"DANE: a valid certificate that no record matches, no mail", facts(usable), otherCert, string(DANEMismatch), DANE, StagePolicy},
 		{"DANE: no STARTTLS, no mail", facts(usable), noSTARTTLS, string(StartTLSMissing), TLS | DANE, StageTLS},
 		{"X-11 DANE: a kept connection that was not compared with records, no mail", facts(usable), neverMatched, string(LocalError), DANE, StagePolicy},
 		{"X-11 DANE: a kept connection that matched other records, no mail", facts(usable), formerRecords, string(LocalError), DANE, StagePolicy},

@@ -56,7 +56,7 @@ func TestJudgeResults(t *testing.T) {
 		{"RPT-4.2-05 no policy, clear text: a failure", facts(), noSTARTTLS, all(under(noPolicy, notOffered))},
 		{"RPT-4.2-05 no policy, STARTTLS refused: a failure with the code", facts(), refused454, all(under(noPolicy, failed(tlsrpt.StartTLSNotSupported, "454")))},
 		{"no policy, a broken handshake: a failure that says so", facts(), handshakeCut, all(under(noPolicy, cut))},
-		{"RPT-4.2-03 the redial in the clear is told by the connection before it", facts(), inTheClear, nil},
+		{"the redial in the clear is told by the connection before it", facts(), inTheClear, nil},
 		{"RPT-4.4-19 STS-5-03 mode none counts as no policy", facts(noneMode), nil, all(under(noPolicy))},
 		{"RPT-4.4-19 STS-6-03 mode none, clear text: no failure of sts", facts(noneMode), noSTARTTLS, all(under(noPolicy, notOffered))},
 		{"a domain that is not known to have a policy counts as having none", facts(lookupFailed), nil, all(under(noPolicy))},
@@ -67,7 +67,7 @@ func TestJudgeResults(t *testing.T) {
 		{"RPT-4.3-01 enforce, STARTTLS refused", facts(enforce), refused454, all(sts(stscache.Enforce, failed(tlsrpt.StartTLSNotSupported, "454")))},
 		{"RPT-4.3-03 STS-6-03 enforce, expired certificate", facts(enforce), expiredCert, all(sts(stscache.Enforce, expired))},
 		{"RPT-4.3-14 enforce, the handshake is cut off", facts(enforce), handshakeCut, all(sts(stscache.Enforce, cut))},
-		{"RPT-4.2-02 RPT-4-04 two things wrong with a certificate are two details of one session", facts(enforce), func(e *Evidence) {
+		{"two things wrong with a certificate are two details of one session", facts(enforce), func(e *Evidence) {
 			e.PKIXErr = errors.Join(badCert, &certError{result: tlsrpt.CertificateHostMismatch, code: "certificate-names: a.example"})
 		}, all(sts(stscache.Enforce, expired, failed(tlsrpt.CertificateHostMismatch, "certificate-names: a.example")))},
 		{"our own fault accuses nobody, and is no success either", facts(enforce), ownRootsGone, nil},
@@ -81,16 +81,16 @@ func TestJudgeResults(t *testing.T) {
 		{"testing, MX not named and no STARTTLS", facts(testingMode, unlisted), noSTARTTLS, all(sts(stscache.Testing, mismatch, notOffered))},
 
 		{"DANE, all well: no word of no-policy-found", facts(usable), nil, all(under(tlsaReport))},
-		{"RPT-4.3-06 DANE, no record matches", facts(usable), otherCert, all(under(tlsaReport, failed(tlsrpt.ValidationFailure, "dane-no-match")))},
+		{"DANE, no record matches", facts(usable), otherCert, all(under(tlsaReport, failed(tlsrpt.ValidationFailure, "dane-no-match")))},
 		{"DANE does not care who signed the certificate", facts(usable), expiredCert, all(under(tlsaReport))},
 		{"DANE, no STARTTLS", facts(usable), noSTARTTLS, all(under(tlsaReport, notOffered))},
 		{"RPT-4.3-06 unusable TLSA is reported although mail goes", facts(unusable), nil, all(under(tlsaReport, failed(tlsrpt.TLSAInvalid, "all-records-unusable")))},
 		{"unusable TLSA, no STARTTLS", facts(unusable), noSTARTTLS, all(under(tlsaReport, failed(tlsrpt.TLSAInvalid, "all-records-unusable"), notOffered))},
-		{"RPT-4-03 RPT-4.4-19 STS and DANE side by side", facts(enforce, usable), expiredCert, all(sts(stscache.Enforce, expired), under(tlsaReport))},
+		{"RPT-4.4-19 STS and DANE side by side", facts(enforce, usable), expiredCert, all(sts(stscache.Enforce, expired), under(tlsaReport))},
 		{"RPT-4.4-19 mode none and DANE: DANE alone", facts(noneMode, usable), nil, all(under(tlsaReport))},
 
 		{"RPT-4.3-13 a kept connection to a host that is not named: as without connection", facts(enforce, unlisted), expiredCert, all(sts(stscache.Enforce, mismatch))},
-		{"X-12 an override lowers nothing of what is reported", facts(enforce, overrideSTS), expiredCert, all(sts(stscache.Enforce, expired))},
+		{"an override lowers nothing of what is reported", facts(enforce, overrideSTS), expiredCert, all(sts(stscache.Enforce, expired))},
 		{"audit lowers nothing of what is reported", facts(enforce, audit, usable), func(e *Evidence) { expiredCert(e); otherCert(e) },
 			all(sts(stscache.Enforce, expired), under(tlsaReport, failed(tlsrpt.ValidationFailure, "dane-no-match")))},
 		{"RPT-4.3-13 audit, MX not named", facts(enforce, audit, unlisted), nil, all(sts(stscache.Enforce, mismatch))},
@@ -215,7 +215,7 @@ func TestClassify(t *testing.T) {
 		{"RPT-4.3-01 STARTTLS not offered", errNotOffered, tlsrpt.StartTLSNotSupported, StartTLSMissing, ""},
 		{"a redial in the clear", errInClear, tlsrpt.StartTLSNotSupported, StartTLSMissing, ""},
 		{"RPT-4.3-01 STARTTLS refused: the code is the reason", &startTLSRefused{454, "TLS not available"}, tlsrpt.StartTLSNotSupported, StartTLSMissing, "454"},
-		{"RPT-7-02 RPT-8-01 text of the refusal is not reported", fmt.Errorf("x: %w", &startTLSRefused{550, "joe@example.com"}), tlsrpt.StartTLSNotSupported, StartTLSMissing, "550"},
+		{"RPT-4.3-01 text of the refusal is not reported", fmt.Errorf("x: %w", &startTLSRefused{550, "joe@example.com"}), tlsrpt.StartTLSNotSupported, StartTLSMissing, "550"},
 		{"RPT-4.3-05 an alert from the server", alert("remote error", "handshake failure"), tlsrpt.ValidationFailure, TLSFailed, "remote-alert: handshake failure"},
 		{"RPT-4.3-05 an alert of ours", alert("local error", "protocol version not supported"), tlsrpt.ValidationFailure, TLSFailed, "local-alert: protocol version not supported"},
 		{"RPT-4.3-05 no TLS at all", tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"}, tlsrpt.ValidationFailure, TLSFailed, "not-tls"},
