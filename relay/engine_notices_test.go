@@ -3,7 +3,9 @@ package relay_test
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -11,25 +13,39 @@ import (
 	"stsrelay/relay"
 )
 
-// mailbox is a destination that keeps what it is sent.
-func mailbox(t *testing.T, got *[]string) behaviour {
+// A mailbox is a destination that keeps what it is sent.
+type mailbox struct {
+	mu  sync.Mutex
+	got []string
+}
+
+func (m *mailbox) take(t *testing.T) behaviour {
 	return func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
-		*got = append(*got, j.From.Path()+" "+j.To[0].Address.String()+"\n"+read(t, j))
+		text := j.From.Path() + " " + j.To[0].Address.String() + "\n" + read(t, j)
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.got = append(m.got, text)
 		return takes(ctx, j)
 	}
+}
+
+func (m *mailbox) all() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.got)
 }
 
 func TestEngineDSN(t *testing.T) {
 	gone := says(delivery.StageRcpt, 550, [3]int{5, 1, 1}, "5.1.1 unknown")
 	inBubble(t, "SMTP-3.6.3-01 SMTP-4.4-06 failed recipients are told of to the sender, in one DSN", func(t *testing.T) {
 		w := newWorld(t, nil)
-		var got []string
+		box := &mailbox{}
 		w.to("bad.example", gone)
-		w.to("sender.example", mailbox(t, &got))
+		w.to("sender.example", box.take(t))
 		w.start()
 		w.send(letter{from: "a@sender.example", to: "x@bad.example y@bad.example z@bad.example", notify: "FAILURE"})
 		let(time.Second)
-		if len(got) != 1 || !strings.HasPrefix(got[0], "<> a@sender.example\n") || strings.Count(got[0], "Action: failed") != 3 ||
+		if got := box.all(); len(got) != 1 || !strings.HasPrefix(got[0], "<> a@sender.example\n") || strings.Count(got[0], "Action: failed") != 3 ||
 			!contains(got[0], "x@bad.example", "y@bad.example", "z@bad.example", "Subject: test\r\n") {
 			t.Errorf("%d DSNs: %s", len(got), got)
 		}
@@ -50,14 +66,14 @@ func TestEngineDSN(t *testing.T) {
 	})
 	inBubble(t, "SMTP-3.6.3-02 DSN-5.2-01 mail with a null sender makes no DSN; the postmaster hears of it once a day", func(t *testing.T) {
 		w := newWorld(t, func(o *relay.EngineOptions) { o.Postmaster = "postmaster@own.example" })
-		var got []string
+		box := &mailbox{}
 		w.to("bad.example", gone)
-		w.to("own.example", mailbox(t, &got))
+		w.to("own.example", box.take(t))
 		w.start()
 		w.send(letter{from: "", to: "x@bad.example"})
 		w.send(letter{from: "", to: "y@bad.example"})
 		let(time.Second)
-		if len(got) != 1 || !strings.HasPrefix(got[0], "<> postmaster@own.example\n") || !contains(got[0], "x@bad.example", "5.1.1 unknown") {
+		if got := box.all(); len(got) != 1 || !strings.HasPrefix(got[0], "<> postmaster@own.example\n") || !contains(got[0], "x@bad.example", "5.1.1 unknown") {
 			t.Errorf("%d notices: %s", len(got), got)
 		}
 		w.close()
@@ -120,9 +136,9 @@ func TestEngineDSN(t *testing.T) {
 	})
 	inBubble(t, "DSN-6.2-02 RET=FULL returns a small message, not a large one, nor one with REQUIRETLS", func(t *testing.T) {
 		w := newWorld(t, nil)
-		var got []string
+		box := &mailbox{}
 		w.to("bad.example", gone)
-		w.to("sender.example", mailbox(t, &got))
+		w.to("sender.example", box.take(t))
 		w.start()
 		w.send(letter{from: "a@sender.example", to: "x@bad.example", options: relay.Options{Return: "FULL"}})
 		w.send(letter{from: "a@sender.example", to: "x@bad.example", options: relay.Options{Return: "HDRS"}})
@@ -132,6 +148,7 @@ func TestEngineDSN(t *testing.T) {
 		w.send(letter{from: "a@sender.example", to: "x@bad.example", options: relay.Options{Return: "FULL"}, body: "Subject: x\r\n\r\nHello \xff\r\n"})
 		let(time.Second)
 		var whole []string
+		got := box.all()
 		for i, text := range got {
 			if strings.Contains(text, "Hello") {
 				whole = append(whole, fmt.Sprint(i))
@@ -147,17 +164,17 @@ func TestEngineDSN(t *testing.T) {
 func TestEngineWarns(t *testing.T) {
 	inBubble(t, "a sender hears of a delay once, after four hours", func(t *testing.T) {
 		w := newWorld(t, nil)
-		var got []string
+		box := &mailbox{}
 		w.to("dead.example", fails(refused(delivery.ConnectFailed), 0))
-		w.to("sender.example", mailbox(t, &got))
+		w.to("sender.example", box.take(t))
 		w.start()
 		w.send(letter{from: "a@sender.example", to: "x@dead.example y@dead.example"})
 		let(3*time.Hour + 50*time.Minute)
-		if len(got) != 0 {
+		if got := box.all(); len(got) != 0 {
 			t.Fatalf("too early: %s", got)
 		}
 		let(4 * 24 * time.Hour)
-		if len(got) != 1 || strings.Count(got[0], "Action: delayed") != 2 || !contains(got[0], "Will-Retry-Until: ", "Status: 4.4.1") {
+		if got := box.all(); len(got) != 1 || strings.Count(got[0], "Action: delayed") != 2 || !contains(got[0], "Will-Retry-Until: ", "Status: 4.4.1") {
 			t.Errorf("%d notices: %s", len(got), got)
 		}
 		w.close()
