@@ -182,9 +182,18 @@ func (e *Engine) wake(h *host, now time.Time) {
 		h.woken = true
 		h.line.nudge()
 	case idle:
-		e.at(h, now)
+		if f := h.failure; f != nil && !h.forced && now.Add(gather).Before(f.until) {
+			now = now.Add(gather)
+		}
+		if h.next.IsZero() || now.Before(h.next) {
+			e.at(h, now)
+		}
 	}
 }
+
+// gather is how long new mail for a destination in back-off waits for more,
+// before it is told why it waits.
+const gather = time.Second
 
 // remind makes a destination visited at a time, if it is not before. A retry
 // has been written.

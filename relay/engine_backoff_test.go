@@ -116,6 +116,25 @@ func TestEngineBackOff(t *testing.T) {
 		}
 		w.close()
 	})
+	inBubble(t, "much new mail for a destination in back-off is told why it waits in few commits", func(t *testing.T) {
+		f := &faultyStore{}
+		w := newWorld(t, nil)
+		f.Store, w.Store = w.Store, f
+		w.to("dead.example", fails(refused(delivery.ConnectFailed), 0))
+		w.start()
+		w.send(letter{from: "a@sender.example", to: "b@dead.example"})
+		let(time.Second)
+		before := f.commits()
+		for range 1000 {
+			w.send(letter{from: "a@sender.example", to: "b@dead.example"})
+			let(10 * time.Millisecond)
+		}
+		let(time.Minute)
+		if n := f.commits() - before; n < 5 || n > 50 || len(w.tried("dead.example")) != 1 {
+			t.Errorf("%d commits for messages of ten seconds, %d attempts", n, len(w.tried("dead.example")))
+		}
+		w.close()
+	})
 	inBubble(t, "a domain that does not exist returns everything with one lookup, and backs off from nothing", func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.to("nowhere.example", fails(refused(delivery.NoSuchDomain), 0))

@@ -59,3 +59,10 @@ func (f *faultyStore) Settle(ctx context.Context, r []relay.Result) ([]relay.ID,
 	}
 	return lost, err
 }
+
+// commits is how many Settles were written.
+func (f *faultyStore) commits() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.settles)
+}

@@ -233,6 +233,36 @@ func TestEngineLanes(t *testing.T) {
 		}
 		w.close()
 	})
+	inBubble(t, "many messages that go fast have no use for a second", func(t *testing.T) {
+		w := newWorld(t, nil)
+		var now, most atomic.Int64
+		w.to("fast.example", slow(&now, &most, time.Millisecond))
+		for range 2000 {
+			w.send(letter{from: "a@sender.example", to: "b@fast.example"})
+		}
+		w.start()
+		let(time.Minute)
+		if len(w.entries()) != 0 || w.connections("fast.example") != 1 {
+			t.Errorf("%d connections, %d left", w.connections("fast.example"), len(w.entries()))
+		}
+		w.close()
+	})
+	inBubble(t, "a message that waits for hours behind others is given back, and delivered once", func(t *testing.T) {
+		w := newWorld(t, func(o *relay.EngineOptions) { o.Lanes = 1 })
+		w.to("slow.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+			pass(ctx, 25*time.Minute)
+			return takes(ctx, j)
+		})
+		for range 20 {
+			w.send(letter{from: "a@sender.example", to: "b@slow.example"})
+		}
+		w.start()
+		let(9 * time.Hour)
+		if n := len(w.tried("slow.example")); len(w.entries()) != 0 || n != 20 {
+			t.Errorf("%d attempts, %d left", n, len(w.entries()))
+		}
+		w.close()
+	})
 	inBubble(t, "new mail does not wait behind one that takes long", func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.to("slow.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {

@@ -192,6 +192,7 @@ func (l *line) admit(ctx context.Context, it *item) {
 // pick takes the next item for n out of the queue. Of those that would fail
 // like the last ones did only one is out at a time: the canary.
 func (l *line) pick(n *lane) *item {
+	l.dropStale(n.ctx)
 	for i, it := range l.queue {
 		covered := l.failure.covers(it.Options)
 		if covered && l.canary {
@@ -205,6 +206,23 @@ func (l *line) pick(n *lane) *item {
 		return it
 	}
 	return nil
+}
+
+// maxWait is how long a claimed message waits for a lane, far less than leases
+// last.
+const maxWait = time.Hour
+
+// dropStale gives back what waits for too long; the queue is in order of claim.
+func (l *line) dropStale(ctx context.Context) {
+	n := 0
+	for n < len(l.queue) && time.Since(l.queue[n].claimed) > maxWait {
+		n++
+	}
+	if n > 0 {
+		l.e.unclaim(ctx, l.queue[:n]...)
+		l.queue = l.queue[n:]
+		l.dry = false
+	}
 }
 
 // A lane is one Deliver call.
