@@ -93,11 +93,13 @@ func (d *DNS) Set(zone string) {
 
 // SetTXT puts TXT records at name, one for each text, in place of those that
 // are there. Texts of more than 255 bytes are cut into strings of that length.
-func (d *DNS) SetTXT(name string, texts ...string) {
+func (d *DNS) SetTXT(name string, texts ...string) { d.setTXT(name, 300, texts) }
+
+func (d *DNS) setTXT(name string, ttl uint32, texts []string) {
 	d.Remove(name, "TXT")
 	name = canonical(name)
 	for _, t := range texts {
-		rr := &dns.TXT{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: 300}}
+		rr := &dns.TXT{Hdr: dns.RR_Header{Name: name, Rrtype: dns.TypeTXT, Class: dns.ClassINET, Ttl: ttl}}
 		for len(t) > 255 {
 			rr.Txt, t = append(rr.Txt, escape(t[:255])), t[255:]
 		}

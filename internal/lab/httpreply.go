@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
@@ -34,8 +35,7 @@ func (h *PolicyHost) reply(out *tls.Conn, r Request) error {
 // linger waits as c wants.
 func (h *PolicyHost) linger(c *Policy, out *tls.Conn) error {
 	if c.Hang {
-		_, err := io.Copy(io.Discard, out)
-		return errors.Join(errCut, err)
+		return hang(out, c.HangFor)
 	}
 	if !sleep(c.Delay, h.w.done) {
 		return errClosed
@@ -127,12 +127,20 @@ func (h *PolicyHost) write(out *tls.Conn, c *Policy, a response) error {
 	}
 	switch {
 	case c.HangAfter > 0:
-		_, err := io.Copy(io.Discard, out)
-		return errors.Join(errCut, err)
+		return hang(out, c.HangFor)
 	case c.CutAfter > 0:
 		return errCut
 	}
 	return nil
+}
+
+// hang says nothing until the client goes, or limit has passed if it is set.
+func hang(c net.Conn, limit time.Duration) error {
+	if limit > 0 {
+		c.SetReadDeadline(time.Now().Add(limit))
+	}
+	_, err := io.Copy(io.Discard, c)
+	return errors.Join(errCut, err)
 }
 
 // sleep waits for d. It is false when done is closed first.

@@ -18,6 +18,7 @@ type MX struct {
 	Name       string   // host name: in DNS, the greeting and the certificate
 	Domains    []string // domains that get an MX record that names the host
 	Preference uint16   // of those records; 10 if zero
+	TTL        int      // of the records in DNS, in seconds: 300 if zero, NoTTL is 0
 	Port       int      // 25 if zero
 	NoAddress  bool     // no A record
 	IPv6       bool     // an AAAA record too; not with RealPorts
@@ -92,23 +93,26 @@ func (w *World) AddMX(c MX) *MXHost {
 	h.port = newPort(w, number, c.IPv6 || c.OnlyIPv6)
 	h.port.serve(h.serve)
 	h.records(c)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.hosts = append(w.hosts, h)
 	return h
 }
 
 func (h *MXHost) records(c MX) {
 	name := canonical(c.Name)
 	if !c.NoAddress && !c.OnlyIPv6 {
-		h.w.DNS.Add(fmt.Sprintf("%s 300 IN A %s", name, h.port.addr))
+		h.w.DNS.Add(fmt.Sprintf("%s %d IN A %s", name, ttl(c.TTL), h.port.addr))
 	}
 	if c.IPv6 || c.OnlyIPv6 {
-		h.w.DNS.Add(fmt.Sprintf("%s 300 IN AAAA %s", name, sixth(h.port.addr)))
+		h.w.DNS.Add(fmt.Sprintf("%s %d IN AAAA %s", name, ttl(c.TTL), sixth(h.port.addr)))
 	}
 	pref := c.Preference
 	if pref == 0 {
 		pref = 10
 	}
 	for _, d := range c.Domains {
-		h.w.DNS.Add(fmt.Sprintf("%s 300 IN MX %d %s", canonical(d), pref, name))
+		h.w.DNS.Add(fmt.Sprintf("%s %d IN MX %d %s", canonical(d), ttl(c.TTL), pref, name))
 	}
 }
 

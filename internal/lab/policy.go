@@ -35,6 +35,7 @@ type Policy struct {
 	Hang        bool            // no answer at all
 	HangAfter   int             // so many bytes of the body, then nothing; 0: all
 	CutAfter    int             // so many bytes of the body, then the connection is closed; 0: all
+	HangFor     time.Duration   // then the connection is closed; 0: never. For Hang, HangAfter and HangTLS
 	Trickle     time.Duration   // between two bytes of the body
 	Raw         string          // these bytes instead of an HTTP response
 
@@ -46,6 +47,7 @@ type Policy struct {
 	HangTLS     bool             // the ClientHello is not answered
 	AbortTLS    bool             // the connection is closed at the ClientHello
 
+	TTL       int         // of the records in DNS, in seconds: 300 if zero, NoTTL is 0
 	NoAddress bool        // no A record
 	IPv6      bool        // an AAAA record too; not with RealPorts
 	With      *PolicyHost // on the server and address of this one, told apart by SNI
@@ -53,6 +55,20 @@ type Policy struct {
 
 // NoContentType is a Policy.ContentType: the field is not there.
 const NoContentType = "-"
+
+// NoTTL is a TTL of 0 seconds: the record is not to be cached.
+const NoTTL = -1
+
+// ttl is the TTL of a record.
+func ttl(seconds int) uint32 {
+	switch {
+	case seconds == 0:
+		return 300
+	case seconds < 0:
+		return 0
+	}
+	return uint32(seconds)
+}
 
 // PolicyPath is where a policy file is (RFC 8461, Section 3.3).
 const PolicyPath = "/.well-known/mta-sts.txt"
@@ -118,12 +134,15 @@ func (w *World) AddPolicy(c Policy) *PolicyHost {
 		newWeb(w, c.IPv6).add(h.site)
 	}
 	if !c.NoAddress {
-		w.DNS.Add(fmt.Sprintf("%s. 300 IN A %s", h.Host(), h.Addr()))
+		w.DNS.Add(fmt.Sprintf("%s. %d IN A %s", h.Host(), ttl(c.TTL), h.Addr()))
 		if c.IPv6 {
-			w.DNS.Add(fmt.Sprintf("%s. 300 IN AAAA %s", h.Host(), sixth(h.site.web.port.addr)))
+			w.DNS.Add(fmt.Sprintf("%s. %d IN AAAA %s", h.Host(), ttl(c.TTL), sixth(h.site.web.port.addr)))
 		}
 	}
 	h.recordTXT(c)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.policies = append(w.policies, h)
 	return h
 }
 
@@ -173,7 +192,9 @@ func (c Policy) records() []string {
 }
 
 // recordTXT puts the TXT records into DNS.
-func (h *PolicyHost) recordTXT(c Policy) { h.w.DNS.SetTXT("_mta-sts."+h.domain, c.records()...) }
+func (h *PolicyHost) recordTXT(c Policy) {
+	h.w.DNS.setTXT("_mta-sts."+h.domain, ttl(c.TTL), c.records())
+}
 
 func (h *PolicyHost) tls() siteTLS {
 	c := h.config()
@@ -182,6 +203,7 @@ func (h *PolicyHost) tls() siteTLS {
 		low:   c.MinTLS,
 		high:  c.MaxTLS,
 		hang:  c.HangTLS,
+		until: c.HangFor,
 		abort: c.AbortTLS,
 	}
 }

@@ -51,6 +51,7 @@ type siteTLS struct {
 	cert        certOf
 	low, high   uint16
 	hang, abort bool
+	until       time.Duration // how long it hangs; 0: for ever
 }
 
 func newWeb(w *World, v6 bool) *web {
@@ -107,7 +108,7 @@ func (s *web) serve(tcp *net.TCPConn, n int) {
 	}
 	t.note(func() { t.handshakes = append(t.handshakes, hs) })
 	if errors.Is(err, errHang) {
-		io.Copy(io.Discard, tcp) // until the client goes
+		hang(tcp, t.tls().until)
 	}
 	if err != nil {
 		return

@@ -73,6 +73,9 @@ type World struct {
 	last    uint32     // the last address given out, as an offset into 127.0.0.0/8
 	closers []func()   // what Close ends, last first
 	closed  bool
+
+	hosts    []*MXHost
+	policies []*PolicyHost
 }
 
 // Start starts a World with a DNS server and a certificate authority, and no
