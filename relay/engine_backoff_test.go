@@ -262,10 +262,15 @@ func TestEngineRetry(t *testing.T) {
 	inBubble(t, "a policy that still refuses costs one attempt, once", func(t *testing.T) {
 		w := newWorld(t, nil)
 		policy(w)
+		let(30 * time.Minute)
+		before := len(w.tried("strict.example"))
 		w.engine.Retry("strict.example")
 		let(4 * time.Minute)
-		if n := len(w.tried("strict.example")); n != 2 {
+		if n := len(w.tried("strict.example")) - before; n != 1 {
 			t.Errorf("%d attempts", n)
+		}
+		if s := w.engine.Snapshot().Destinations; len(s) != 1 || s[0].Failures != 1 {
+			t.Errorf("the back-off is not forgotten: %+v", s)
 		}
 		if left := w.entries(); len(left) != 150 {
 			t.Errorf("%d left", len(left))
@@ -369,27 +374,114 @@ func TestEngineWeights(t *testing.T) {
 		}
 		w.close()
 	})
+	odd := func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+		if j.Demand != delivery.Require {
+			return takes(ctx, j)
+		}
+		a, _ := fails(refused(delivery.ConnectFailed), 0)(ctx, j)
+		return a, nil // as delivery does: it says nothing of others
+	}
+	sendTo := func(w *world, demand delivery.Demand, n int) {
+		for range n {
+			w.send(letter{from: "a@sender.example", to: "b@odd.example", options: relay.Options{Demand: demand}})
+		}
+	}
+	heavy := func(w *world) (n int) {
+		for _, j := range w.tried("odd.example") {
+			if j.Demand == delivery.Require {
+				n++
+			}
+		}
+		return n
+	}
 	inBubble(t, "messages with REQUIRETLS that cannot connect fail alone, and cost one connection", func(t *testing.T) {
 		w := newWorld(t, nil)
-		w.to("odd.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
-			if j.Demand != delivery.Require {
-				return takes(ctx, j)
-			}
-			a, _ := fails(refused(delivery.ConnectFailed), 0)(ctx, j)
-			return a, nil // as delivery does: it says nothing of others
-		})
-		for range 50 {
-			w.send(letter{from: "a@sender.example", to: "b@odd.example", options: relay.Options{Demand: delivery.Require}})
-		}
+		w.to("odd.example", odd)
+		sendTo(w, delivery.Require, 50)
 		w.start()
 		let(time.Second)
-		if n := w.connections("odd.example"); n > 2 {
-			t.Errorf("%d connections", n)
+		if n := heavy(w); n != 1 {
+			t.Errorf("%d attempts", n)
 		}
-		w.send(letter{from: "a@sender.example", to: "b@odd.example"})
+		sendTo(w, delivery.Default, 1)
 		let(time.Second)
 		if n := len(w.entries()); n != 50 {
 			t.Errorf("%d left, want those with REQUIRETLS", n)
+		}
+		w.close()
+	})
+	inBubble(t, "between messages that are taken, those with REQUIRETLS cost one connection too", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("odd.example", odd)
+		for range 20 {
+			sendTo(w, delivery.Default, 1)
+			sendTo(w, delivery.Require, 1)
+		}
+		w.start()
+		let(time.Second)
+		if n := heavy(w); n != 1 || len(w.entries()) != 20 {
+			t.Errorf("%d attempts, %d left", n, len(w.entries()))
+		}
+		let(6 * time.Minute)
+		sendTo(w, delivery.Default, 1)
+		let(time.Second)
+		if n := heavy(w); n != 2 || len(w.entries()) != 20 {
+			t.Errorf("%d attempts, %d left", n, len(w.entries()))
+		}
+		w.close()
+	})
+	inBubble(t, "a host that is dead for all has a canary that asks little, and its back-off grows", func(t *testing.T) {
+		w := newWorld(t, nil)
+		dead := fails(refused(delivery.ConnectFailed), 0)
+		w.to("odd.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+			a, err := dead(ctx, j)
+			if j.Demand == delivery.Require {
+				return a, nil
+			}
+			return a, err
+		})
+		sendTo(w, delivery.Require, 20)
+		sendTo(w, delivery.Default, 20)
+		w.start()
+		let(2 * time.Hour)
+		if s := w.engine.Snapshot().Destinations; len(s) != 1 || s[0].Failures != 5 || len(w.tried("odd.example")) > 6 {
+			t.Errorf("%+v, %d attempts", s, len(w.tried("odd.example")))
+		}
+		w.to("odd.example", odd)
+		let(2*time.Hour + 30*time.Minute)
+		if n := len(w.entries()); n != 20 {
+			t.Errorf("%d left, want those with REQUIRETLS", n)
+		}
+		w.close()
+	})
+	inBubble(t, "nothing else goes out with the canary, even where several share a flight", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("odd.example", fails(refused(delivery.ConnectFailed), 0))
+		sendTo(w, delivery.Default, 20)
+		w.start()
+		let(time.Minute)
+		w.close()
+		w.open()
+		w.engine = nil
+		var drawn atomic.Int64
+		w.o.Deliverer = deliverFunc(func(ctx context.Context, d delivery.Destination, s delivery.Source) error {
+			var jobs []delivery.Job
+			for j, ok := s.Next(ctx); ok; j, ok = s.Next(ctx) {
+				jobs = append(jobs, j)
+			}
+			drawn.Add(int64(len(jobs)))
+			dead := refused(delivery.ConnectFailed)
+			for _, j := range jobs {
+				s.Done(j, outcomes(j, delivery.Outcome{Err: dead}))
+			}
+			return dead
+		})
+		w.start()
+		let(6 * time.Minute) // all at once: nothing is known after a restart
+		before := drawn.Load()
+		let(17 * time.Minute)
+		if n := drawn.Load() - before; before != 20 || n != 1 {
+			t.Errorf("%d drawn at first, then %d with the canary", before, n)
 		}
 		w.close()
 	})

@@ -190,22 +190,30 @@ func (l *line) admit(ctx context.Context, it *item) {
 }
 
 // pick takes the next item for n out of the queue. Of those that would fail
-// like the last ones did only one is out at a time: the canary.
+// like the last ones did only one is out at a time, the canary: one that asks
+// as little as it can, so that its success speaks for many.
 func (l *line) pick(n *lane) *item {
 	l.dropStale(n.ctx)
+	best := -1
 	for i, it := range l.queue {
-		covered := l.failure.covers(it.Options)
-		if covered && l.canary {
-			continue
+		if !l.failure.covers(it.Options) {
+			best = i
+			break
 		}
-		l.queue = slices.Delete(l.queue, i, i+1)
-		if covered {
-			l.canary, n.canary = true, it
-			n.alone = l.release
+		if !l.canary && (best < 0 || weigh(it.Options.Demand) < weigh(l.queue[best].Options.Demand)) {
+			best = i
 		}
-		return it
 	}
-	return nil
+	if best < 0 {
+		return nil
+	}
+	it := l.queue[best]
+	l.queue = slices.Delete(l.queue, best, best+1)
+	if l.failure.covers(it.Options) {
+		l.canary, n.canary = true, it
+		n.alone = l.release
+	}
+	return it
 }
 
 // maxWait is how long a claimed message waits for a lane, far less than leases
@@ -250,8 +258,8 @@ func (n *lane) Next(ctx context.Context) (delivery.Job, bool) {
 	l := n.line
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if n.alone && n.drew || !l.open(ctx) {
-		return delivery.Job{}, false
+	if len(n.kept) > 0 || n.alone && n.drew || !l.open(ctx) {
+		return delivery.Job{}, false // what is kept is to be judged first
 	}
 	if len(l.queue) == 0 {
 		l.fill(ctx)
@@ -292,7 +300,7 @@ func (n *lane) Done(j delivery.Job, a delivery.Attempt) {
 		n.e.unclaim(n.ctx, it)
 		return
 	case n.alone || o.fault() != nil:
-		n.kept = append(n.kept, o)
+		n.keep(o)
 		return
 	case o.reached():
 		n.reached = true
@@ -300,6 +308,13 @@ func (n *lane) Done(j delivery.Job, a delivery.Attempt) {
 	}
 	n.over(it)
 	n.e.conclude(n.ctx, o, time.Time{})
+}
+
+// keep puts an outcome aside until Deliver has returned.
+func (n *lane) keep(o outcome) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.kept = append(n.kept, o)
 }
 
 // over lets another canary out, if it was this one.
@@ -405,9 +420,9 @@ func (l *line) ended(ctx context.Context, n *lane) {
 	}
 }
 
-// verdict returns why the destination as a whole cannot be used, nil if it can:
-// Deliver says so, or all that it was given met such a failure. Deliver does
-// not speak for messages that ask more than others.
+// verdict returns why the destination cannot be used, nil if it can: Deliver
+// says so for all messages, or those that ask more than others, of which it does
+// not speak, met such a failure.
 func (n *lane) verdict(ctx context.Context) *delivery.Error {
 	var e *delivery.Error
 	switch {
@@ -419,7 +434,7 @@ func (n *lane) verdict(ctx context.Context) *delivery.Error {
 		return delivery.NewError(delivery.StagePlan, delivery.LocalError, addr.Host{}, tlsrpt.Clean(n.err.Error()))
 	}
 	for _, o := range n.kept {
-		if o.item == n.canary || !n.reached {
+		if o.item == n.canary || !n.reached || weigh(o.Options.Demand) == heavy {
 			return o.fault()
 		}
 	}
@@ -445,26 +460,27 @@ func (l *line) conclude(ctx context.Context, n *lane, arrived bool) {
 // fail remembers that the destination cannot be used. The caller holds mu.
 func (l *line) fail(err *delivery.Error, n *lane) *failure {
 	now, old := time.Now(), l.failure
-	f := &failure{err: err, outcome: delivery.Outcome{Err: err, MX: err.MX}, at: now}
-	demand, seed := delivery.Default, 0
-	if len(n.kept) > 0 {
-		first := n.kept[0]
-		demand, f.proof = first.Options.Demand, first.proof
-		f.outcome = first.all[0]
+	f := &failure{err: err, outcome: delivery.Outcome{Err: err, MX: err.MX}, at: now, count: 1}
+	demand := delivery.Default
+	if o := n.cause(err); o != nil {
+		demand, f.proof, f.outcome = o.Options.Demand, o.proof, o.all[0]
 		f.outcome.Err, f.outcome.Delay = err, delivery.Delays{}
 		if !l.proven && old == nil {
-			seed = first.failedBefore()
+			f.count += o.failedBefore()
 		}
 	}
 	f.weight = weighFailure(err.Reason, demand)
+	goesOn := old != nil && !old.permanent() && weigh(demand) >= old.weight
+	if goesOn && demand == delivery.Require { // it says nothing of the others
+		f.weight = old.weight
+	}
 	switch {
 	case err.Permanent:
-		f.until = now
-	case old != nil && !old.permanent() && !old.over(now): // a message's last attempt, before the canary's time
-		f.count, f.until, f.weight = old.count, old.until, min(f.weight, old.weight)
+		f.count, f.until = 0, now
+	case goesOn && !old.over(now): // a message's last attempt, before the canary's time
+		f.count, f.until = old.count, old.until
 	default:
-		f.count = seed + 1
-		if old != nil {
+		if goesOn {
 			f.count = old.count + 1
 		}
 		f.until = now.Add(l.e.plan.delay(f.count, rand.Float64()))
@@ -475,8 +491,23 @@ func (l *line) fail(err *delivery.Error, n *lane) *failure {
 	l.setFailure(f)
 	l.proven = false
 	l.e.o.Log.Warn().Str("destination", string(l.host.dest)).Str("reason", string(err.Reason)).Int("failures", f.count).
-		Dur("again_in", time.Until(f.until).Round(time.Second)).Str("error", err.Error()).Msg("destination fails and backs off")
+		Stringer("again_in", time.Until(f.until).Round(time.Second)).Str("error", err.Error()).Msg("destination fails and backs off")
 	return f
+}
+
+// cause is the message that met the error, else the one that asks least of
+// those that met another; nil: none had an attempt.
+func (n *lane) cause(err *delivery.Error) (least *outcome) {
+	for i := range n.kept {
+		o := &n.kept[i]
+		if o.fault() == err {
+			return o
+		}
+		if len(o.all) > 0 && (least == nil || weigh(o.Options.Demand) < weigh(least.Options.Demand)) {
+			least = o
+		}
+	}
+	return least
 }
 
 // failedBefore is how many attempts of the message failed by the destination's
