@@ -47,7 +47,7 @@ type MX struct {
 	MaxMessages    int           // per connection, then MAIL gets 421; 0: no limit
 	SlowRead       time.Duration // pause before each read from the client
 	SmallBuffers   bool          // the smallest socket buffers there are: provokes deadlocks of careless pipelining
-	Forget         bool          // keep no messages and no transcript, count only: for load tests
+	Forget         bool          // keep no messages and no transcript, count only: for load tests. World.Told is blind then
 }
 
 // DefaultExtensions is what an MX offers if nothing else is said.
@@ -192,6 +192,24 @@ func (h *MXHost) WaitMessages(ctx context.Context, n int) error {
 func (h *MXHost) WaitConnections(ctx context.Context, n int) error {
 	if err := h.port.waitFor(ctx, func() bool { return h.Connections() >= n }); err != nil {
 		return fmt.Errorf("lab: %s has had %d connections, not %d: %w", h.Name(), h.Connections(), n, err)
+	}
+	return nil
+}
+
+// WaitReceived waits until the final dot of n messages has come, taken or not.
+// With MX.Forget it never does.
+func (h *MXHost) WaitReceived(ctx context.Context, n int) error {
+	if err := h.port.waitFor(ctx, func() bool { return len(h.Received()) >= n }); err != nil {
+		return fmt.Errorf("lab: %s has received %d messages, not %d: %w", h.Name(), len(h.Received()), n, err)
+	}
+	return nil
+}
+
+// WaitHandshakes waits until n attempts to set up TLS have ended, one way or
+// the other: a client knows that it refuses a certificate before the host does.
+func (h *MXHost) WaitHandshakes(ctx context.Context, n int) error {
+	if err := h.port.waitFor(ctx, func() bool { return len(h.Handshakes()) >= n }); err != nil {
+		return fmt.Errorf("lab: %s has had %d handshakes, not %d: %w", h.Name(), len(h.Handshakes()), n, err)
 	}
 	return nil
 }

@@ -154,8 +154,13 @@ func TestMXEndsConversationsAtEveryStage(t *testing.T) {
 			t.Run(how.why+" at "+step.stage, func(t *testing.T) {
 				w, ctx := start(t)
 				how.rule.On = step.stage
+				gate := make(chan struct{})
+				if step.stage == lab.Connect { // a reset could be as fast as the dial
+					how.rule.Until = gate
+				}
 				mx := w.AddMX(lab.MX{Name: host, Rules: []lab.Rule{how.rule}})
 				c := dial(t, w, host)
+				close(gate)
 				if step.stage != lab.Connect {
 					c.read()
 					for _, s := range steps {

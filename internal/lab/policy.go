@@ -85,11 +85,9 @@ func (c Policy) Text() string {
 	if text == "" {
 		text = PolicyText(c.Mode, c.MaxAge, c.MX...)
 	}
-	for n := c.Size - len(text); n > 0; n = c.Size - len(text) {
-		text += "x-" + strings.Repeat("x", max(0, min(n, 4096)-6)) + ": x\n"
-	}
 	if c.Size > 0 {
-		text = text[:c.Size]
+		filler := "x-" + strings.Repeat("x", 100) + ": x\n"
+		text = (text + strings.Repeat(filler, max(0, c.Size-len(text))/len(filler)+1))[:c.Size]
 	}
 	return text
 }
@@ -249,6 +247,15 @@ func (h *PolicyHost) WaitHits(ctx context.Context, n int) error {
 func (h *PolicyHost) WaitConnections(ctx context.Context, n int) error {
 	if err := h.site.web.port.waitFor(ctx, func() bool { return h.Connections() >= n }); err != nil {
 		return fmt.Errorf("lab: %s has had %d connections, not %d: %w", h.Host(), h.Connections(), n, err)
+	}
+	return nil
+}
+
+// WaitHandshakes waits until n attempts to set up TLS have ended, one way or
+// the other: a client knows that it refuses a certificate before the host does.
+func (h *PolicyHost) WaitHandshakes(ctx context.Context, n int) error {
+	if err := h.site.web.port.waitFor(ctx, func() bool { return len(h.Handshakes()) >= n }); err != nil {
+		return fmt.Errorf("lab: %s has had %d handshakes, not %d: %w", h.Host(), len(h.Handshakes()), n, err)
 	}
 	return nil
 }

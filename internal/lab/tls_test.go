@@ -137,7 +137,7 @@ func TestMXSpeaksTheVersionsItIsTold(t *testing.T) {
 					t.Fatal("the handshake succeeds")
 				}
 				c.conn.Close()
-				if err := mx.WaitIdle(t.Context()); err != nil {
+				if err := mx.WaitHandshakes(t.Context(), 1); err != nil {
 					t.Fatal(err)
 				}
 				if h := mx.Handshakes(); len(h) != 1 || h[0].Err == nil || h[0].State != nil {
@@ -161,7 +161,7 @@ func TestMXShowsTheCertificateItIsTold(t *testing.T) {
 	if err := c.secure(&tls.Config{RootCAs: w.Roots(), ServerName: host}); !errors.As(err, new(x509.HostnameError)) {
 		t.Errorf("the handshake ends with %v", err)
 	}
-	if err := mx.WaitIdle(t.Context()); err != nil {
+	if err := mx.WaitHandshakes(t.Context(), 1); err != nil {
 		t.Fatal(err)
 	}
 	if h := mx.Handshakes(); len(h) != 1 || h[0].Err == nil || !strings.Contains(h[0].Err.Error(), "bad certificate") {

@@ -159,7 +159,7 @@ func TestPolicyHostChanges(t *testing.T) {
 	if _, _, err := fetch(t, w, "example.test"); !errors.As(err, new(x509.UnknownAuthorityError)) {
 		t.Errorf("with another certificate fetching says %v", err)
 	}
-	if err := h.WaitConnections(ctx, 2); err != nil {
+	if err := h.WaitHandshakes(ctx, 2); err != nil {
 		t.Error(err)
 	}
 	if hs := h.Handshakes(); len(hs) != 2 || hs[1].Err == nil {

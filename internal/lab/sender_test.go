@@ -1,0 +1,273 @@
+package lab_test
+
+import (
+	"bufio"
+	"cmp"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"io"
+	"mime"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/miekg/dns"
+
+	"stsrelay/internal/lab"
+)
+
+// A sender is a small MTA-STS sender that shares no code with the relay and
+// none with the lab. It is there to show that the scenarios hold what their
+// expectations say.
+type sender struct {
+	t     *testing.T
+	w     *lab.World
+	cache map[string]rules // by domain
+}
+
+// rules are a parsed policy.
+type rules struct {
+	id, mode string
+	mx       []string
+}
+
+func (r rules) names(host string) bool {
+	return slices.ContainsFunc(r.mx, func(p string) bool {
+		if suffix, wild := strings.CutPrefix(p, "*."); wild {
+			_, parent, _ := strings.Cut(host, ".")
+			return parent == suffix
+		}
+		return p == host
+	})
+}
+
+func no(outcome, reason string) lab.Expect { return lab.Expect{Outcome: outcome, Reason: reason} }
+
+// send makes one attempt to send a message to someone at domain.
+func (s *sender) send(domain string) lab.Expect {
+	policy, fail := s.policy(domain)
+	m := ask(s.t, s.w, "udp", domain+".", "MX")
+	switch {
+	case m.Rcode == dns.RcodeNameError:
+		return no(lab.Bounced, "no-such-domain")
+	case m.Rcode != dns.RcodeSuccess:
+		return no(lab.Deferred, "dns-failed")
+	case fail:
+		return no(lab.Deferred, "sts-discovery-failed")
+	}
+	var list []*dns.MX
+	for _, rr := range m.Answer {
+		list = append(list, rr.(*dns.MX))
+	}
+	slices.SortFunc(list, func(a, b *dns.MX) int { return cmp.Compare(a.Preference, b.Preference) })
+	if list == nil {
+		list = []*dns.MX{{Mx: domain + "."}}
+	}
+	if list[0].Mx == "." {
+		return no(lab.Bounced, "null-mx")
+	}
+	var last lab.Expect
+	for _, mx := range list {
+		host := strings.TrimSuffix(mx.Mx, ".")
+		enforce := policy.mode == "enforce"
+		if enforce && !policy.names(host) {
+			last = no(lab.Deferred, "mx-not-listed")
+			continue
+		}
+		last = s.host(host, domain, enforce, policy.mode != "" && policy.mode != "none" && policy.names(host))
+		if last.Outcome != lab.Deferred {
+			if len(list) > 1 || host == "new."+domain {
+				last.Via = host
+			}
+			return last
+		}
+	}
+	return last
+}
+
+// policy finds the policy that rules. It fails when there may be one.
+func (s *sender) policy(domain string) (p rules, fail bool) {
+	m := ask(s.t, s.w, "udp", "_mta-sts."+domain+".", "TXT")
+	if m.Rcode == dns.RcodeServerFailure {
+		p, ok := s.cache[domain]
+		return p, !ok
+	}
+	var ids []string
+	for _, rr := range m.Answer {
+		if text := strings.Join(rr.(*dns.TXT).Txt, ""); strings.HasPrefix(text, "v=STSv1;") {
+			_, id, _ := strings.Cut(text, "id=")
+			ids = append(ids, strings.TrimSuffix(id, ";"))
+		}
+	}
+	if len(ids) != 1 || ids[0] == "" || s.cache[domain].id == ids[0] {
+		return s.cache[domain], false
+	}
+	r, body, err := fetch(s.t, s.w, domain)
+	if err != nil || r.StatusCode != http.StatusOK || len(body) > 64<<10 {
+		return s.cache[domain], false
+	}
+	if t, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || t != "text/plain" {
+		return s.cache[domain], false
+	}
+	p.id = ids[0]
+	valid := false
+	for line := range strings.Lines(body) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), ": ")
+		switch name {
+		case "version":
+			valid = value == "STSv1"
+		case "mode":
+			p.mode = value
+		case "mx":
+			p.mx = append(p.mx, value)
+		}
+	}
+	if !valid {
+		return s.cache[domain], false
+	}
+	s.cache[domain] = p
+	return p, false
+}
+
+// host tries one MX host.
+func (s *sender) host(host, domain string, enforce, vouched bool) lab.Expect {
+	var ip net.IP
+	for _, rr := range ask(s.t, s.w, "udp", host+".", "A").Answer {
+		if a, ok := rr.(*dns.A); ok {
+			ip = a.A
+		}
+	}
+	switch {
+	case ip == nil:
+		return no(lab.Bounced, "no-address")
+	case !ip.IsLoopback():
+		return no(lab.Deferred, "forbidden-address")
+	}
+	to := net.JoinHostPort(ip.String(), "25")
+	got, redial := s.talk(to, host, domain, enforce, vouched, true)
+	if redial {
+		got, _ = s.talk(to, host, domain, enforce, vouched, false)
+	}
+	return got
+}
+
+// A dialogue is a connection on which everything is said once.
+type dialogue struct {
+	conn net.Conn
+	in   *bufio.Reader
+	err  error
+}
+
+func (d *dialogue) read() (reply string) {
+	for d.err == nil {
+		var l string
+		if l, d.err = d.in.ReadString('\n'); d.err == nil {
+			reply += strings.TrimRight(l, "\r\n") + "\n"
+			if len(l) < 4 || l[3] != '-' {
+				return reply
+			}
+		}
+	}
+	return ""
+}
+
+func (d *dialogue) ask(line string) string {
+	if d.err == nil {
+		_, d.err = io.WriteString(d.conn, line+"\r\n")
+	}
+	return d.read()
+}
+
+// talk makes one connection. It wants another one, in the clear, where TLS
+// broke and nobody needs it.
+func (s *sender) talk(to, host, domain string, enforce, vouched, secure bool) (e lab.Expect, redial bool) {
+	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
+	defer cancel()
+	conn, err := s.w.Dialer().DialContext(ctx, "tcp", to)
+	if err != nil {
+		return no(lab.Deferred, "connect-failed"), false
+	}
+	defer func() { conn.Close() }()
+	conn.SetDeadline(time.Now().Add(patience))
+	d := &dialogue{conn: conn, in: bufio.NewReader(conn)}
+	if r := d.read(); !strings.HasPrefix(r, "220") {
+		return s.refused(d, r), false
+	}
+	ehlo := d.ask("EHLO sender.test")
+	level := lab.Plaintext
+	switch offered := strings.Contains(strings.ToUpper(ehlo), "\n250-STARTTLS\n") || strings.Contains(strings.ToUpper(ehlo), "\n250 STARTTLS\n"); {
+	case !secure:
+	case !offered && enforce:
+		return no(lab.Deferred, "starttls-missing"), false
+	case offered:
+		r := d.ask("STARTTLS")
+		if d.err == nil && !strings.HasPrefix(r, "220") {
+			if enforce {
+				return no(lab.Deferred, "starttls-missing"), false
+			}
+			break
+		}
+		var fault string
+		if level, fault = s.encrypt(d, host, vouched); fault != "" && (enforce || fault == "tls-failed") {
+			return no(lab.Deferred, fault), !enforce
+		}
+		conn = d.conn
+		ehlo = d.ask("EHLO sender.test")
+	}
+	if !strings.HasPrefix(ehlo, "250") && !strings.HasPrefix(d.ask("HELO sender.test"), "250") {
+		return s.refused(d, ehlo), false
+	}
+	for _, line := range []string{"MAIL FROM:<someone@sender.test>", "RCPT TO:<someone@" + domain + ">", "DATA", "Subject: x\r\n\r\nx\r\n."} {
+		if r := d.ask(line); !strings.HasPrefix(r, "250") && !strings.HasPrefix(r, "354") {
+			return s.refused(d, r), false
+		}
+	}
+	d.ask("QUIT")
+	return lab.Expect{Outcome: lab.Delivered, TLS: level}, false
+}
+
+// encrypt sets up TLS and says how far it is to be trusted, and what is wrong
+// with it.
+func (s *sender) encrypt(d *dialogue, host string, vouched bool) (level, fault string) {
+	if d.err != nil || d.in.Buffered() > 0 {
+		return "", "tls-failed"
+	}
+	conn := tls.Client(d.conn, &tls.Config{ServerName: host, InsecureSkipVerify: true})
+	if err := conn.Handshake(); err != nil {
+		return "", "tls-failed"
+	}
+	d.conn, d.in = conn, bufio.NewReader(conn)
+	certs := conn.ConnectionState().PeerCertificates
+	o := x509.VerifyOptions{Roots: s.w.Roots(), Intermediates: x509.NewCertPool(), DNSName: host}
+	for _, c := range certs[1:] {
+		o.Intermediates.AddCert(c)
+	}
+	_, err := certs[0].Verify(o)
+	switch {
+	case err == nil && vouched:
+		return lab.Verified, ""
+	case err == nil:
+		return lab.Trusted, ""
+	case errors.As(err, new(x509.HostnameError)):
+		return lab.Untrusted, "certificate-host-mismatch"
+	case time.Now().After(certs[0].NotAfter):
+		return lab.Untrusted, "certificate-expired"
+	}
+	return lab.Untrusted, "certificate-not-trusted"
+}
+
+// refused says what a reply, or the lack of one, comes to.
+func (s *sender) refused(d *dialogue, reply string) lab.Expect {
+	switch {
+	case d.err != nil:
+		return no(lab.Deferred, "connection-lost")
+	case strings.HasPrefix(reply, "5"):
+		return no(lab.Bounced, "remote-reply")
+	}
+	return no(lab.Deferred, "remote-reply")
+}
