@@ -328,6 +328,24 @@ func TestPlanPolicy(t *testing.T) {
 	})
 }
 
+func TestPlanSaysWhichHostHasNoAddress(t *testing.T) {
+	tests := map[string]struct {
+		mx   []resolver.MX
+		want string
+	}{
+		"one host":  {mxRecords("10 a.example"), "a.example has no address"},
+		"two hosts": {mxRecords("10 a.example", "20 b.example"), "none of the MX hosts of example.com has an address"},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			w := &planWorld{mx: map[string][]resolver.MX{"example.com": tt.mx}}
+			if _, fail := planTo(t, w.client(), "example.com"); fail == nil || fail.Text != tt.want {
+				t.Errorf("got %v, want %q", fail, tt.want)
+			}
+		})
+	}
+}
+
 func TestPlanFetchResult(t *testing.T) {
 	w := &planWorld{ips: map[string][]netip.Addr{"example.com": ips("192.0.2.1")}, policy: map[string]stscache.Status{"example.com": {Err: stscache.ErrFetch}}}
 	t.Run("RPT-4.3-15 a failed fetch is told once, with the Plan", func(t *testing.T) {
