@@ -347,9 +347,16 @@ func TestDSNFields(t *testing.T) {
 			t.Errorf("%v", h)
 		}
 	})
+	t.Run("people see no characters that turn or hide text", func(t *testing.T) {
+		if got := cleanLine(" a\u202eb\x1b[2J\r\n\u2028c\ufeff\xff "); got != "ab [2J c?" {
+			t.Errorf("%q", got)
+		}
+	})
 	t.Run("DSNF-2.1.1-01 a word of a thousand characters is cut", func(t *testing.T) {
-		if p := parse(t, aDSN(byServer(550, [3]int{5, 1, 1}, strings.Repeat("x", 3000)))); !is7bit([]byte(p.raw)) {
-			t.Error("a line is too long")
+		for _, text := range []string{strings.Repeat("x", 3000), strings.Repeat("x", 3000) + " y", "y " + strings.Repeat("x", 3000)} {
+			if p := parse(t, aDSN(byServer(550, [3]int{5, 1, 1}, text))); !is7bit([]byte(p.raw)) {
+				t.Error("a line is too long")
+			}
 		}
 	})
 	t.Run("a REQUIRETLS message has a REQUIRETLS notice, except on the operator's own way", func(t *testing.T) {

@@ -164,6 +164,57 @@ func TestEngineBackOff(t *testing.T) {
 		}
 		w.close()
 	})
+	inBubble(t, "a destination that fails for all it was given is dead, though nobody says so", func(t *testing.T) {
+		w := newWorld(t, nil)
+		dead := fails(refused(delivery.ConnectFailed), 0)
+		w.to("dead.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+			a, _ := dead(ctx, j)
+			return a, nil
+		})
+		for range 50 {
+			w.send(letter{from: "a@sender.example", to: "b@dead.example"})
+		}
+		w.start()
+		let(time.Minute)
+		if n := len(w.tried("dead.example")); n != 1 {
+			t.Errorf("%d attempts", n)
+		}
+		w.close()
+	})
+	inBubble(t, "a Deliverer that does nothing is not asked without end", func(t *testing.T) {
+		w := newWorld(t, nil)
+		var calls atomic.Int64
+		w.o.Deliverer = deliverFunc(func(context.Context, delivery.Destination, delivery.Source) error {
+			calls.Add(1)
+			return nil
+		})
+		w.start()
+		w.send(letter{from: "a@sender.example", to: "b@good.example"})
+		let(time.Minute)
+		if left := w.entries(); len(left) != 1 || left[0].Lease != 0 || calls.Load() < 2 || calls.Load() > 20 {
+			t.Errorf("%d calls, left %+v", calls.Load(), left)
+		}
+		w.close()
+	})
+	inBubble(t, "a destination without mail is forgotten when its back-off is over", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("strict.example", fails(refused(delivery.MXNotListed), 0))
+		w.send(letter{from: "", to: "b@strict.example", options: relay.Options{Expire: 1}})
+		let(time.Second)
+		w.start()
+		let(time.Minute)
+		if s := w.engine.Snapshot().Destinations; len(s) != 1 || len(w.entries()) != 0 {
+			t.Fatalf("%+v, %d left", s, len(w.entries()))
+		}
+		let(10 * time.Minute)
+		if s := w.engine.Snapshot().Destinations; len(s) != 0 {
+			t.Errorf("%+v", s)
+		}
+		w.close()
+		if len(w.waiting) != 2 {
+			t.Errorf("heard %v", w.waiting)
+		}
+	})
 }
 
 type brokenDeliverer struct{}
@@ -451,6 +502,46 @@ func TestEngineWeights(t *testing.T) {
 		let(2*time.Hour + 30*time.Minute)
 		if n := len(w.entries()); n != 20 {
 			t.Errorf("%d left, want those with REQUIRETLS", n)
+		}
+		w.close()
+	})
+	inBubble(t, "a canary with REQUIRETLS that cannot connect does not free the others", func(t *testing.T) {
+		w := newWorld(t, nil)
+		dead := fails(refused(delivery.ConnectFailed), 0)
+		w.to("odd.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+			a, err := dead(ctx, j)
+			if j.Demand == delivery.Require {
+				return a, nil
+			}
+			return a, err
+		})
+		sendTo(w, delivery.Default, 1)
+		w.start()
+		let(time.Second)
+		sendTo(w, delivery.Require, 1)
+		let(time.Minute)
+		if _, err := w.Edit(t.Context(), relay.Filter{IDs: []relay.ID{"M000001"}}, relay.Action{Verb: relay.VerbDelete}); err != nil {
+			t.Fatal(err)
+		}
+		let(5 * time.Minute)
+		sendTo(w, delivery.Default, 1)
+		let(time.Minute)
+		if n, m := len(w.tried("odd.example")), heavy(w); n != 2 || m != 1 {
+			t.Errorf("%d attempts, %d with REQUIRETLS", n, m)
+		}
+		w.close()
+	})
+	inBubble(t, "a failure of all begins its back-off anew behind one of few", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("odd.example", odd)
+		sendTo(w, delivery.Require, 1)
+		w.start()
+		let(5 * time.Hour)
+		w.to("odd.example", fails(refused(delivery.ConnectFailed), 0))
+		sendTo(w, delivery.Default, 1)
+		let(time.Minute)
+		if s := w.engine.Snapshot().Destinations; len(s) != 1 || s[0].Failures != 1 || time.Until(s[0].Next) > 5*time.Minute {
+			t.Errorf("%+v", s)
 		}
 		w.close()
 	})
