@@ -1,7 +1,9 @@
 package lab
 
 import (
+	"bufio"
 	"bytes"
+	"errors"
 	"time"
 )
 
@@ -62,10 +64,11 @@ func (c *conversation) keep(m Received) (said func(code string)) {
 func (c *conversation) content(m *Received) error {
 	rule := c.h.matching(event{stage: Content, tls: c.tls != nil})
 	var wire, plain bytes.Buffer
+	size, high := 0, false
 	for {
-		raw, err := c.in.ReadBytes('\n')
-		wire.Write(raw)
-		if rule != nil && wire.Len() >= rule.Bytes {
+		raw, err := c.rawLine()
+		size += len(raw)
+		if rule != nil && size >= rule.Bytes {
 			if err := c.interfere(rule); err != nil {
 				return err
 			}
@@ -75,14 +78,33 @@ func (c *conversation) content(m *Received) error {
 			return err
 		}
 		c.checkContent(raw)
+		high = high || eight(raw)
+		if !c.conf.Forget {
+			wire.Write(raw)
+		}
 		if string(raw) == ".\r\n" {
 			break
 		}
-		plain.Write(bytes.TrimPrefix(raw, []byte(".")))
+		if !c.conf.Forget {
+			plain.Write(bytes.TrimPrefix(raw, []byte(".")))
+		}
 	}
 	if !c.conf.Forget {
 		m.Content, m.Wire = plain.Bytes(), wire.Bytes()
 	}
-	c.checkEight(plain.Bytes())
+	if high {
+		c.checkEight()
+	}
 	return nil
+}
+
+// rawLine reads a line of any length. It is good until the next read.
+func (c *conversation) rawLine() ([]byte, error) {
+	raw, err := c.in.ReadSlice('\n')
+	if !errors.Is(err, bufio.ErrBufferFull) {
+		return raw, err
+	}
+	raw = bytes.Clone(raw)
+	more, err := c.in.ReadBytes('\n')
+	return append(raw, more...), err
 }

@@ -78,11 +78,14 @@ func (d *Dialer) DialContext(ctx context.Context, network, address string) (net.
 			return fail(errClosed)
 		}
 	}
-	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", to)
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, to)
 	if err != nil {
 		return nil, err
 	}
-	return &led{TCPConn: conn.(*net.TCPConn), remote: net.TCPAddrFromAddrPort(ap)}, nil
+	if tcp, ok := conn.(*net.TCPConn); ok {
+		return &led{TCPConn: tcp, remote: net.TCPAddrFromAddrPort(ap)}, nil
+	}
+	return conn, nil // UDP: to the DNS server, which is where it says it is
 }
 
 // count notes a dial to ap, and says what shall become of it.

@@ -84,6 +84,23 @@ func TestDialerLeadsNowhereElse(t *testing.T) {
 	conn.Close()
 }
 
+func TestDialerSpeaksUDPToDNS(t *testing.T) {
+	w, ctx := start(t)
+	conn, err := w.Dialer().DialContext(ctx, "udp", w.DNSServers()[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	conn.SetDeadline(time.Now().Add(patience))
+	c := &dns.Conn{Conn: conn}
+	if err := c.WriteMsg(new(dns.Msg).SetQuestion(".", dns.TypeNS)); err != nil {
+		t.Fatal(err)
+	}
+	if m, err := c.ReadMsg(); err != nil || len(m.Answer) != 1 {
+		t.Errorf("the answer is %v, %v", m, err)
+	}
+}
+
 func TestConnectionsShowTheAddressTheyWereMadeTo(t *testing.T) {
 	w, ctx := start(t)
 	mx := w.AddMX(lab.MX{Name: host, OnlyIPv6: true, Domains: []string{"example.test"}})

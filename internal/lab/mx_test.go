@@ -363,6 +363,19 @@ func TestMXReadsSlowlyAndStillTakesAll(t *testing.T) {
 	}
 }
 
+func TestMXTakesLinesOfAnyLength(t *testing.T) {
+	mx, c := greeted(t, lab.MX{})
+	for _, s := range steps[:4] {
+		c.cmd(s.say)
+	}
+	text := "." + strings.Repeat("x", 200000) + "\r\nshort\r\n"
+	c.want("250", "."+text+".")
+	if m := mx.Messages()[0]; string(m.Content) != text || string(m.Wire) != "."+text+".\r\n" {
+		t.Errorf("%d bytes came, %d over the wire", len(m.Content), len(m.Wire))
+	}
+	expect(t, mx)
+}
+
 func TestMXForgetsButCounts(t *testing.T) {
 	mx, c := greeted(t, lab.MX{Forget: true})
 	for _, s := range steps {

@@ -170,11 +170,18 @@ func (c *conversation) checkContent(raw []byte) {
 	}
 }
 
-// checkEight looks at a message's content as a whole.
-func (c *conversation) checkEight(content []byte) {
-	if eight(content) && !strings.EqualFold(params(c.mail)["BODY"], "8BITMIME") {
+// checkEight looks at the declaration of content that is not ASCII.
+func (c *conversation) checkEight() {
+	if !strings.EqualFold(params(c.mail)["BODY"], "8BITMIME") {
 		c.violation(EightBit, c.mail)
 	}
 }
 
-func eight(b []byte) bool { return bytes.ContainsFunc(b, func(r rune) bool { return r > 127 }) }
+func eight(b []byte) bool {
+	for _, c := range b {
+		if c > 127 {
+			return true
+		}
+	}
+	return false
+}
