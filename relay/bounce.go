@@ -98,7 +98,7 @@ func (d dsn) header() message.Header {
 		add("In-Reply-To", id)
 	}
 	add("Message-Id", "<"+string(d.ID)+"@"+d.Hostname+">")
-	add("Date", date(d.Now))
+	add("Date", mailDate(d.Now))
 	add("Subject", mime.QEncoding.Encode("utf-8", d.subject()))
 	add("To", d.To.Path())
 	add("From", `"Mail delivery at `+d.Hostname+`" <`+d.from()+">")
@@ -113,8 +113,8 @@ func (d dsn) from() string {
 	return d.Postmaster.String()
 }
 
-// date is an RFC 5322 date-time with a numeric zone.
-func date(t time.Time) string { return t.UTC().Format("Mon, 02 Jan 2006 15:04:05 -0700") }
+// mailDate is an RFC 5322 date-time with a numeric zone.
+func mailDate(t time.Time) string { return t.UTC().Format("Mon, 02 Jan 2006 15:04:05 -0700") }
 
 // addPart adds a part of text. What does not go through any server as it is, is
 // encoded.
@@ -158,11 +158,11 @@ func (d dsn) addOriginal(w *message.Writer) error {
 func (d dsn) status() []byte {
 	var b bytes.Buffer
 	if d.Entry.Options.Envelope != "" { // RFC 3461, Section 6.3 (a)
-		field(&b, "Original-Envelope-Id", fromXtext(d.Entry.Options.Envelope))
+		dsnField(&b, "Original-Envelope-Id", fromXtext(d.Entry.Options.Envelope))
 	}
-	field(&b, "Reporting-MTA", "dns; "+d.Hostname)
-	field(&b, "Arrival-Date", date(d.Entry.Arrived))
-	field(&b, "X-Stsrelay-Queue-Id", string(d.Entry.ID))
+	dsnField(&b, "Reporting-MTA", "dns; "+d.Hostname)
+	dsnField(&b, "Arrival-Date", mailDate(d.Entry.Arrived))
+	dsnField(&b, "X-Stsrelay-Queue-Id", string(d.Entry.ID))
 	for _, f := range d.About {
 		b.WriteString("\r\n")
 		d.recipient(&b, f)
@@ -177,34 +177,34 @@ func (d dsn) recipient(b *bytes.Buffer, f fate) {
 	if f.Original != "" { // RFC 3461, Section 6.3 (d)
 		kind, name, _ := strings.Cut(f.Original, ";")
 		if strings.EqualFold(kind, "utf-8") {
-			field(b, "Original-Recipient", kind+"; "+unitext(name))
+			dsnField(b, "Original-Recipient", kind+"; "+unitext(name))
 		} else {
-			field(b, "Original-Recipient", kind+"; "+fromXtext(name))
+			dsnField(b, "Original-Recipient", kind+"; "+fromXtext(name))
 		}
 	}
 	kind, name := "rfc822", f.Address.String()
-	if !isASCII(name) { // RFC 6533, Section 3
+	if !onlyASCII(name) { // RFC 6533, Section 3
 		kind, name = "utf-8", unitext(name)
 	}
-	field(b, "Final-Recipient", kind+"; "+name)
-	field(b, "Action", d.Kind.action())
-	field(b, "Status", code(f.err.Enhanced))
+	dsnField(b, "Final-Recipient", kind+"; "+name)
+	dsnField(b, "Action", d.Kind.action())
+	dsnField(b, "Status", statusText(f.err.Enhanced))
 	if f.err.Remote {
 		if !f.err.MX.IsZero() {
-			field(b, "Remote-MTA", "dns; "+f.err.MX.String())
+			dsnField(b, "Remote-MTA", "dns; "+f.err.MX.String())
 		}
 		diagnostic(b, f.err.Code, f.err.Text)
 	} else {
-		field(b, "Diagnostic-Code", "X-Stsrelay; "+string(f.err.Reason)+": "+f.err.Text)
+		dsnField(b, "Diagnostic-Code", "X-Stsrelay; "+string(f.err.Reason)+": "+f.err.Text)
 	}
 	if f.err.Reason != delivery.OperatorBounce {
-		field(b, "Last-Attempt-Date", date(d.Now))
+		dsnField(b, "Last-Attempt-Date", mailDate(d.Now))
 	}
 	if d.Kind == dsnDelayed {
-		field(b, "Will-Retry-Until", date(d.Until))
+		dsnField(b, "Will-Retry-Until", mailDate(d.Until))
 	}
 	if f.outcome.Policy != "" {
-		field(b, "X-Stsrelay-TLS-Policy", f.outcome.Policy)
+		dsnField(b, "X-Stsrelay-TLS-Policy", f.outcome.Policy)
 	}
 }
 
@@ -223,11 +223,11 @@ func diagnostic(b *bytes.Buffer, reply int, text string) {
 		}
 		value += strings.TrimSpace(strconv.Itoa(reply) + sep + asciiLine(line))
 	}
-	fold(b, "Diagnostic-Code: "+value)
+	dsnFold(b, "Diagnostic-Code: "+value)
 }
 
-// field writes one field, clean and folded (RFC 3464, Section 2.1.1).
-func field(b *bytes.Buffer, name, value string) { fold(b, name+": "+asciiLine(value)) }
+// dsnField writes one field, clean and folded (RFC 3464, Section 2.1.1).
+func dsnField(b *bytes.Buffer, name, value string) { dsnFold(b, name+": "+asciiLine(value)) }
 
 // Where lines are folded, and where those are cut that have no blank.
 const (
@@ -235,8 +235,8 @@ const (
 	cutAt  = 900
 )
 
-// fold writes a field whose "\n " stay where they are.
-func fold(b *bytes.Buffer, s string) {
+// dsnFold writes a field whose "\n " stay where they are.
+func dsnFold(b *bytes.Buffer, s string) {
 	for i, line := range strings.Split(s, "\n") {
 		if i > 0 && strings.TrimSpace(line) == "" {
 			continue
@@ -293,7 +293,7 @@ func asciiLine(s string) string {
 	}, cleanLine(s))
 }
 
-func isASCII(s string) bool {
+func onlyASCII(s string) bool {
 	return strings.IndexFunc(s, func(r rune) bool { return r > unicode.MaxASCII }) < 0
 }
 
@@ -336,7 +336,7 @@ func messageID(header []byte) string {
 		return ""
 	}
 	id := strings.TrimSpace(m.Header.Get("Message-Id"))
-	if len(id) > 250 || len(id) < 3 || id[0] != '<' || id[len(id)-1] != '>' || !isASCII(id) || cleanLine(id) != id || strings.Contains(id, " ") {
+	if len(id) > 250 || len(id) < 3 || id[0] != '<' || id[len(id)-1] != '>' || !onlyASCII(id) || cleanLine(id) != id || strings.Contains(id, " ") {
 		return ""
 	}
 	return id

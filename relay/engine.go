@@ -371,28 +371,28 @@ func (e *Engine) finish(ctx context.Context, l *line, class int) {
 	e.stir()
 }
 
-// pause is how long a destination rests that could not be visited: the store
+// hostPause is how long a destination rests that could not be visited: the store
 // has a fault, or keeps what it says is due.
-const pause = 5 * time.Second
+const hostPause = 5 * time.Second
 
 // nextDue asks the store when the next entry of a visited destination is due,
 // zero if there is none.
 func (e *Engine) nextDue(ctx context.Context, l *line) (time.Time, error) {
 	now := time.Now()
 	if l.faulty {
-		return now.Add(pause), nil
+		return now.Add(hostPause), nil
 	}
 	dest := l.host.dest
 	list, err := e.o.Store.Due(ctx, justBefore(dest), 1)
 	if err != nil {
-		return now.Add(pause), fmt.Errorf("asking what is due for %s: %w", dest, err)
+		return now.Add(hostPause), fmt.Errorf("asking what is due for %s: %w", dest, err)
 	}
 	if len(list) == 0 || list[0].Destination != dest {
 		return time.Time{}, nil
 	}
 	in := list[0].In
 	if in <= 0 && l.claimed == 0 {
-		in = pause // it says so, and gives nothing
+		in = hostPause // it says so, and gives nothing
 	}
 	return now.Add(max(0, in)), nil
 }

@@ -46,7 +46,7 @@ func (d dsn) explain() string {
 		d.reason(t, g[0])
 	}
 	t.item("What happens next", d.next())
-	t.last("Message", fmt.Sprintf("queue id %s, accepted %s", d.Entry.ID, date(d.Entry.Arrived)))
+	t.last("Message", fmt.Sprintf("queue id %s, accepted %s", d.Entry.ID, mailDate(d.Entry.Arrived)))
 	return t.String()
 }
 
@@ -93,7 +93,7 @@ func (d dsn) reason(t *prose, f fate) {
 			t.item("Details", text)
 		}
 	}
-	if rule := rule(f); rule != "" {
+	if rule := ruleText(f); rule != "" {
 		t.item("Rule", rule)
 	}
 	if domain, ok := f.Address.Domain(); ok && info.Owner != "" {
@@ -101,8 +101,8 @@ func (d dsn) reason(t *prose, f fate) {
 	}
 }
 
-// rule names the RFC and the policy behind a finding of ours.
-func rule(f fate) string {
+// ruleText names the RFC and the policy behind a finding of ours.
+func ruleText(f fate) string {
 	if f.err.Remote || f.err.RFC == "" {
 		return ""
 	}
@@ -115,7 +115,7 @@ func rule(f fate) string {
 // next says what happens next.
 func (d dsn) next() string {
 	if d.Kind == dsnDelayed {
-		return "we try again and again until " + date(d.Until) + ". If the message cannot be delivered by then, you get another notice"
+		return "we try again and again until " + mailDate(d.Until) + ". If the message cannot be delivered by then, you get another notice"
 	}
 	expired, operator := false, false
 	for _, f := range d.About {
@@ -130,22 +130,22 @@ func (d dsn) next() string {
 		if d.Kind == dsnFailed {
 			again = ". Send the message again when the reason is mended"
 		}
-		return fmt.Sprintf("the message is given up, having been tried %s in %s%s", times(d.Entry.Attempts+1), span(d.Age), again)
+		return fmt.Sprintf("the message is given up, having been tried %s in %s%s", howOften(d.Entry.Attempts+1), howLong(d.Age), again)
 	case d.Kind == dsnPostmaster:
 		return "the message is not tried again"
 	}
 	return "the failure is permanent, and the message is not tried again. Send it again when the reason is mended"
 }
 
-func times(n int) string {
+func howOften(n int) string {
 	if n == 1 {
 		return "once"
 	}
 	return fmt.Sprintf("%d times", n)
 }
 
-// span is a duration as people say it: "5 days", "3 hours", "12 minutes".
-func span(d time.Duration) string {
+// howLong is a duration as people say it: "5 days", "3 hours", "12 minutes".
+func howLong(d time.Duration) string {
 	for _, u := range []struct {
 		d    time.Duration
 		name string

@@ -80,7 +80,7 @@ func seconds(d time.Duration) string {
 // dsn is the enhanced status code of the outcome.
 func (f fate) dsn() string {
 	if f.err != nil {
-		return code(f.err.Enhanced)
+		return statusText(f.err.Enhanced)
 	}
 	if fields := strings.Fields(f.outcome.Reply); len(fields) > 1 && isStatus(fields[1]) && fields[1][0] == '2' {
 		return fields[1]
@@ -99,16 +99,16 @@ func (f fate) reply() string {
 	return cleanLine(f.err.Text)
 }
 
-func code(e [3]int) string { return fmt.Sprintf("%d.%d.%d", e[0], e[1], e[2]) }
+func statusText(e [3]int) string { return fmt.Sprintf("%d.%d.%d", e[0], e[1], e[2]) }
 
 // isStatus reports whether s is an enhanced status code (RFC 3463, Section 2).
 func isStatus(s string) bool {
 	class, rest, ok := strings.Cut(s, ".")
 	subject, detail, ok2 := strings.Cut(rest, ".")
-	return ok && ok2 && (class == "2" || class == "4" || class == "5") && isNumber(subject) && isNumber(detail)
+	return ok && ok2 && (class == "2" || class == "4" || class == "5") && isStatusNumber(subject) && isStatusNumber(detail)
 }
 
-func isNumber(s string) bool {
+func isStatusNumber(s string) bool {
 	for _, c := range []byte(s) {
 		if c < '0' || c > '9' {
 			return false

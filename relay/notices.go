@@ -14,10 +14,10 @@ import (
 
 // wantsFailure and wantsDelay say whether a recipient's NOTIFY allows a DSN
 // (RFC 3461, Sections 5.2.5 and 5.2.6): without NOTIFY it does.
-func wantsFailure(r Recipient) bool { return wants(r, "FAILURE") }
-func wantsDelay(r Recipient) bool   { return wants(r, "DELAY") }
+func wantsFailure(r Recipient) bool { return notifyHas(r, "FAILURE") }
+func wantsDelay(r Recipient) bool   { return notifyHas(r, "DELAY") }
 
-func wants(r Recipient, what string) bool {
+func notifyHas(r Recipient, what string) bool {
 	if r.Notify == "" {
 		return true
 	}
