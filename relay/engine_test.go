@@ -233,6 +233,21 @@ func TestEngineLanes(t *testing.T) {
 		}
 		w.close()
 	})
+	inBubble(t, "a stream of new mail to a slow server gets more connections too", func(t *testing.T) {
+		w := newWorld(t, nil)
+		var now, most atomic.Int64
+		w.to("slow.example", slow(&now, &most, 500*time.Millisecond))
+		w.start()
+		for range 1000 {
+			w.send(letter{from: "a@sender.example", to: "b@slow.example"})
+			let(50 * time.Millisecond)
+		}
+		if n := len(w.entries()); n > 50 || most.Load() < 5 {
+			t.Errorf("%d wait, %d connections at most", n, most.Load())
+		}
+		let(time.Minute)
+		w.close()
+	})
 	inBubble(t, "many messages that go fast have no use for a second", func(t *testing.T) {
 		w := newWorld(t, nil)
 		var now, most atomic.Int64

@@ -34,22 +34,29 @@ func (l *line) run(ctx context.Context) bool {
 	start()
 	tick := time.NewTimer(laneWait)
 	defer tick.Stop()
-	drawn := 0
+	drawn, armed := 0, true
+	ask := func() { // not anew: a stream of new mail would put it off for ever
+		if !armed {
+			tick.Reset(laneWait)
+			armed = true
+		}
+	}
 	for l.running.Load() > 0 {
 		select {
 		case n := <-ended:
 			l.running.Add(-1)
 			worked = worked || n.drew
 			l.ended(ctx, n)
+			ask()
 		case <-l.more:
-			tick.Reset(laneWait)
+			ask()
 		case <-tick.C:
 			more, again := l.wants(ctx, started, drawn)
 			drawn = l.handedOut()
 			if more {
 				start()
 			}
-			if again {
+			if armed = again; again {
 				tick.Reset(laneWait)
 			}
 		}
@@ -73,7 +80,7 @@ func (l *line) wants(ctx context.Context, started time.Time, drawn int) (more, a
 	l.fill(ctx)
 	waiting := 0
 	for _, it := range l.queue {
-		if !l.canary || !l.failure.covers(it.Options) {
+		if !l.canaryOut || !l.failure.covers(it.Options) {
 			waiting++
 		}
 	}

@@ -2,16 +2,12 @@ package relay
 
 import (
 	"context"
-	"errors"
-	"io"
-	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"stsrelay/delivery"
-	"stsrelay/internal/addr"
 	"stsrelay/tlsrpt"
 )
 
@@ -25,17 +21,17 @@ type line struct {
 	running atomic.Int32  // lanes
 	more    chan struct{} // there may be new mail
 
-	mu      sync.Mutex
-	queue   []*item // claimed, not handed out
-	claimed int     // in all
-	drawn   int     // handed out in all
-	dry     bool    // the store had nothing more that is due
-	faulty  bool    // the store had an error
-	failure *failure
-	canary  bool // one is under way: what the failure covers waits for it
-	release bool // behind a success of the canary everything is due
-	proven  bool // the destination took a message, or said why not
-	most    int  // lanes
+	mu        sync.Mutex
+	queue     []*item // claimed, not handed out
+	claimed   int     // in all
+	drawn     int     // handed out in all
+	dry       bool    // the store had nothing more that is due
+	faulty    bool    // the store had an error
+	failure   *failure
+	canaryOut bool // one is under way: what the failure covers waits for it
+	release   bool // behind a success of the canary everything is due
+	proven    bool // the destination took a message, or said why not
+	most      int  // lanes
 }
 
 // An item is a claimed entry.
@@ -200,7 +196,7 @@ func (l *line) pick(n *lane) *item {
 			best = i
 			break
 		}
-		if !l.canary && (best < 0 || weigh(it.Options.Demand) < weigh(l.queue[best].Options.Demand)) {
+		if !l.canaryOut && (best < 0 || weigh(it.Options.Demand) < weigh(l.queue[best].Options.Demand)) {
 			best = i
 		}
 	}
@@ -210,7 +206,7 @@ func (l *line) pick(n *lane) *item {
 	it := l.queue[best]
 	l.queue = slices.Delete(l.queue, best, best+1)
 	if l.failure.covers(it.Options) {
-		l.canary, n.canary = true, it
+		l.canaryOut, n.canary = true, it
 		n.alone = l.release
 	}
 	return it
@@ -231,292 +227,6 @@ func (l *line) dropStale(ctx context.Context) {
 		l.queue = l.queue[n:]
 		l.dry = false
 	}
-}
-
-// A lane is one Deliver call.
-type lane struct {
-	*line
-	ctx     context.Context
-	alone   bool  // it carries the canary only, and keeps what became of it
-	canary  *item // the one it has
-	drew    bool
-	reached bool
-	kept    []outcome // not settled before it is known what failed
-	err     error     // of Deliver
-}
-
-// An outcome is what became of an item.
-type outcome struct {
-	*item
-	all []delivery.Outcome
-}
-
-var _ delivery.Source = (*lane)(nil)
-
-// Next hands out the next message.
-func (n *lane) Next(ctx context.Context) (delivery.Job, bool) {
-	l := n.line
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(n.kept) > 0 || n.alone && n.drew || !l.open(ctx) {
-		return delivery.Job{}, false // what is kept is to be judged first
-	}
-	if len(l.queue) == 0 {
-		l.fill(ctx)
-	}
-	it := l.pick(n)
-	if it == nil {
-		return delivery.Job{}, false
-	}
-	n.drew = true
-	l.drawn++
-	return l.job(ctx, it), true
-}
-
-func (l *line) job(ctx context.Context, it *item) delivery.Job {
-	it.handed = time.Now()
-	it.final = final(it.age(it.handed), l.e.plan.lifetime(it.Options.Expire))
-	covered := l.failure.covers(it.Options)
-	it.proof = it.final || covered && byRule(l.failure.err.Reason)
-	j := delivery.Job{
-		ID: string(it.ID), From: it.From, Demand: it.Options.Demand, Final: it.proof, Size: it.Size,
-		Body8: it.Options.EightBit, UTF8: it.Options.UTF8, Quiet: it.Options.Report, Tag: it,
-	}
-	for _, r := range it.To {
-		j.To = append(j.To, delivery.Recipient{Address: r.Address})
-	}
-	j.Open = func() (io.ReadCloser, error) { return l.e.o.Store.Body(ctx, it.Message) }
-	return j
-}
-
-// Done hears what became of a message. What may be the destination's failure is
-// kept until Deliver has said so.
-func (n *lane) Done(j delivery.Job, a delivery.Attempt) {
-	it := j.Tag.(*item)
-	it.sessions = append(it.sessions, a.Sessions...)
-	o := outcome{it, a.Outcomes}
-	switch {
-	case n.ctx.Err() != nil && o.interrupted():
-		n.e.unclaim(n.ctx, it)
-		return
-	case n.alone || o.fault() != nil:
-		n.keep(o)
-		return
-	case o.reached():
-		n.reached = true
-		n.recover(weigh(it.Options.Demand))
-	}
-	n.over(it)
-	n.e.conclude(n.ctx, o, time.Time{})
-}
-
-// keep puts an outcome aside until Deliver has returned.
-func (n *lane) keep(o outcome) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.kept = append(n.kept, o)
-}
-
-// over lets another canary out, if it was this one.
-func (n *lane) over(it *item) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.canary == it {
-		n.canary, n.line.canary = nil, false
-	}
-}
-
-// interrupted reports whether nothing but our own stop prevented delivery.
-func (o outcome) interrupted() bool {
-	for _, r := range o.all {
-		if r.Err == nil || r.Err.Reason != delivery.LocalError || r.MayDup {
-			return false
-		}
-	}
-	return true
-}
-
-// reached reports whether a server spoke to the message.
-func (o outcome) reached() bool {
-	for _, r := range o.all {
-		if r.Err == nil || r.Err.Remote && r.Err.Stage >= delivery.StageMail && r.Err.Code != 421 {
-			return true
-		}
-	}
-	return false
-}
-
-// fault returns what makes the destination unusable, if nothing else happened
-// to any recipient.
-func (o outcome) fault() *delivery.Error {
-	for _, r := range o.all {
-		if r.Err == nil || r.MayDup || r.Err.Reason == delivery.LocalError || !r.Err.Destination() {
-			return nil
-		}
-	}
-	if len(o.all) == 0 {
-		return nil
-	}
-	return o.all[0].Err
-}
-
-// recover notes that the destination works for messages of this weight.
-func (l *line) recover(w weight) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.proven = true
-	if f := l.failure; f != nil && f.weight <= w {
-		l.setFailure(nil)
-		l.e.o.Log.Info().Str("destination", string(l.host.dest)).Int("failures", f.count).Msg("destination works again")
-	}
-}
-
-// setFailure changes what is remembered of the destination. The caller holds mu.
-func (l *line) setFailure(f *failure) {
-	old := l.failure
-	l.failure = f
-	l.e.mu.Lock()
-	l.host.failure = f
-	l.e.mu.Unlock()
-	if f == nil || old == nil || old.watch != f.watch {
-		l.e.unwatch(old)
-		l.e.watch(f)
-	}
-}
-
-// ended draws the consequences of a Deliver call that is over.
-func (l *line) ended(ctx context.Context, n *lane) {
-	err := n.verdict(ctx)
-	l.mu.Lock()
-	if n.canary != nil {
-		l.canary = false
-	}
-	arrived := n.alone && l.release
-	if n.alone {
-		l.release = false
-	}
-	if err == nil {
-		l.mu.Unlock()
-		l.conclude(ctx, n, arrived)
-		return
-	}
-	defer l.mu.Unlock()
-	if left := int(l.running.Load()); left > 0 && l.proven && n.canary == nil {
-		// Other connections work, or will tell: the server may not like so many.
-		l.most = left
-		for _, o := range n.kept {
-			l.queue = append(l.queue, o.item)
-		}
-		return
-	}
-	f := l.fail(err, n)
-	for _, o := range n.kept {
-		l.e.conclude(ctx, o, f.until)
-	}
-	waiting := l.queue
-	l.queue = nil
-	for _, it := range waiting {
-		l.admit(ctx, it)
-	}
-}
-
-// verdict returns why the destination cannot be used, nil if it can: Deliver
-// says so for all messages, or those that ask more than others, of which it does
-// not speak, met such a failure.
-func (n *lane) verdict(ctx context.Context) *delivery.Error {
-	var e *delivery.Error
-	switch {
-	case ctx.Err() != nil:
-		return nil
-	case errors.As(n.err, &e):
-		return e
-	case n.err != nil:
-		return delivery.NewError(delivery.StagePlan, delivery.LocalError, addr.Host{}, tlsrpt.Clean(n.err.Error()))
-	}
-	for _, o := range n.kept {
-		if o.item == n.canary || !n.reached || weigh(o.Options.Demand) == heavy {
-			return o.fault()
-		}
-	}
-	return nil
-}
-
-// conclude settles what a lane kept though the destination works. When the
-// canary of a Retry arrived, everything is made due before its own outcome says
-// otherwise.
-func (l *line) conclude(ctx context.Context, n *lane, arrived bool) {
-	for _, o := range n.kept {
-		if arrived && o.reached() {
-			l.recover(weigh(o.Options.Demand))
-			l.mu.Lock()
-			l.makeDue(ctx, false)
-			l.dry = false
-			l.mu.Unlock()
-		}
-		l.e.conclude(ctx, o, time.Time{})
-	}
-}
-
-// fail remembers that the destination cannot be used. The caller holds mu.
-func (l *line) fail(err *delivery.Error, n *lane) *failure {
-	now, old := time.Now(), l.failure
-	f := &failure{err: err, outcome: delivery.Outcome{Err: err, MX: err.MX}, at: now, count: 1}
-	demand := delivery.Default
-	if o := n.cause(err); o != nil {
-		demand, f.proof, f.outcome = o.Options.Demand, o.proof, o.all[0]
-		f.outcome.Err, f.outcome.Delay = err, delivery.Delays{}
-		if !l.proven && old == nil {
-			f.count += o.failedBefore()
-		}
-	}
-	f.weight = weighFailure(err.Reason, demand)
-	goesOn := old != nil && !old.permanent() && weigh(demand) >= old.weight
-	if goesOn && demand == delivery.Require { // it says nothing of the others
-		f.weight = old.weight
-	}
-	switch {
-	case err.Permanent:
-		f.count, f.until = 0, now
-	case goesOn && !old.over(now): // a message's last attempt, before the canary's time
-		f.count, f.until = old.count, old.until
-	default:
-		if goesOn {
-			f.count = old.count + 1
-		}
-		f.until = now.Add(l.e.plan.delay(f.count, rand.Float64()))
-	}
-	if watchable(err.Reason) {
-		f.watch, _ = l.to.NextHop.PolicyDomain()
-	}
-	l.setFailure(f)
-	l.proven = false
-	l.e.o.Log.Warn().Str("destination", string(l.host.dest)).Str("reason", string(err.Reason)).Int("failures", f.count).
-		Stringer("again_in", time.Until(f.until).Round(time.Second)).Str("error", err.Error()).Msg("destination fails and backs off")
-	return f
-}
-
-// cause is the message that met the error, else the one that asks least of
-// those that met another; nil: none had an attempt.
-func (n *lane) cause(err *delivery.Error) (least *outcome) {
-	for i := range n.kept {
-		o := &n.kept[i]
-		if o.fault() == err {
-			return o
-		}
-		if len(o.all) > 0 && (least == nil || weigh(o.Options.Demand) < weigh(least.Options.Demand)) {
-			least = o
-		}
-	}
-	return least
-}
-
-// failedBefore is how many attempts of the message failed by the destination's
-// fault before we were started.
-func (it *item) failedBefore() int {
-	if last := it.To[0].Last; last != nil && !last.Remote && last.Reason != delivery.LocalError {
-		return it.Attempts
-	}
-	return 0
 }
 
 // makeDue makes one entry of the destination due, or all of them.
