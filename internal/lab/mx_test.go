@@ -1,8 +1,10 @@
 package lab_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -340,7 +342,50 @@ func TestMXWritesDownWhatIsSaid(t *testing.T) {
 		t.Errorf("%d flights", n)
 	}
 	if b, err := c.end(); b != "" || err != nil {
-		t.Errorf("after QUIT came %q and %v, not an orderly end of TLS", b, err)
+		t.Errorf("after QUIT came %q and %v", b, err)
+	}
+}
+
+func TestMXHangsUpSoThatItsReplyArrives(t *testing.T) {
+	_, c := greeted(t, lab.MX{Rules: []lab.Rule{{On: "NOOP", Reply: "421 4.3.2 bye"}}})
+	c.write("NOOP\r\n" + strings.Repeat("NOOP x\r\n", 1000000))
+	if rest, err := c.end(); rest != "421 4.3.2 bye\r\n" || err != nil {
+		t.Errorf("the end was %q and %v", rest, err)
+	}
+}
+
+// A tap keeps what is read from a connection.
+type tap struct {
+	net.Conn
+	read []byte
+}
+
+func (t *tap) Read(p []byte) (int, error) {
+	n, err := t.Conn.Read(p)
+	t.read = append(t.read, p[:n]...)
+	return n, err
+}
+
+func TestMXEndsTLSInOrderAfterQUITOnly(t *testing.T) {
+	const alert = 21
+	for say, want := range map[string]bool{"QUIT": true, "NOOP": false} {
+		w, _, c := starttls(t, lab.MX{Rules: []lab.Rule{{On: "NOOP", Reply: "250 ok", Then: lab.Hangup}}})
+		tapped := &tap{Conn: c.conn}
+		c.conn, c.in = tapped, bufio.NewReader(tapped)
+		if err := c.secure(&tls.Config{RootCAs: w.Roots(), ServerName: host, MaxVersion: tls.VersionTLS12}); err != nil {
+			t.Fatal(err)
+		}
+		c.cmd(say)
+		if _, err := c.end(); err != nil {
+			t.Fatal(err)
+		}
+		var last byte
+		for b := tapped.read; len(b) > 5; b = b[5+int(binary.BigEndian.Uint16(b[3:])):] {
+			last = b[0]
+		}
+		if (last == alert) != want {
+			t.Errorf("after %s the last record is of type %d", say, last)
+		}
 	}
 }
 

@@ -23,7 +23,7 @@ func (c *conversation) from(e event, line string) error {
 	c.checkPath("MAIL", line)
 	code, err := c.reply(e, usual)
 	if strings.HasPrefix(code, "2") {
-		c.mail, c.rcpts, c.refused = line, nil, false
+		c.mail, c.refused = line, false
 	} else {
 		c.refused = true
 	}
