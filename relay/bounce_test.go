@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -367,6 +368,29 @@ func TestDSNFields(t *testing.T) {
 		v, _ := d.compose()
 		if c.Message.Options.Demand != delivery.Require || v.Message.Options.Demand != delivery.Default || v.Message.Entries[0].Destination != "via:[localhost.example]" {
 			t.Errorf("%v, via %+v", c.Message.Options.Demand, v.Message)
+		}
+	})
+	t.Run("a sender beyond ASCII is written to with SMTPUTF8", func(t *testing.T) {
+		d := aDSN(byServer(550, [3]int{5, 1, 1}, "no"))
+		d.To = addr.MustAddress("jürgen@sender.example")
+		c, err := d.compose()
+		if o := c.Message.Options; err != nil || !o.UTF8 || !o.EightBit || o.Body != Body8BitMIME || !bytes.Contains(c.Body, []byte("To: <jürgen@sender.example>\r\n")) {
+			t.Errorf("%v %+v", err, o)
+		}
+		if c, err = aDSN(byServer(550, [3]int{5, 1, 1}, "no")).compose(); err != nil || c.Message.Options.UTF8 || c.Message.Options.EightBit || c.Message.Options.Body != Body7Bit {
+			t.Errorf("without need: %v %+v", err, c.Message.Options)
+		}
+	})
+	t.Run("the largest DSN is smaller than what a store takes", func(t *testing.T) {
+		d := aDSN(byServer(550, [3]int{5, 1, 1}, "no"))
+		for i := range maxAbout {
+			f := d.About[0]
+			f.err, f.Original = byServer(550, [3]int{5, 1, 1}, strings.Repeat("words ", 166)+strconv.Itoa(i)), "rfc822;"+strings.Repeat("x", 500)
+			d.About = append(d.About, f)
+		}
+		d.Header = bytes.Repeat([]byte("X: "+strings.Repeat("\xff", 61)+"\r\n"), 1000)
+		if c, err := d.compose(); err != nil || len(c.Body) > 1<<20 {
+			t.Errorf("%v, %d octets", err, len(c.Body))
 		}
 	})
 	t.Run("the message's own id is repeated when it is one", func(t *testing.T) {

@@ -51,6 +51,19 @@ func TestEngineDSN(t *testing.T) {
 		}
 		w.close()
 	})
+	inBubble(t, "very many failed recipients make more than one DSN", func(t *testing.T) {
+		w := newWorld(t, nil)
+		box := &mailbox{}
+		w.to("bad.example", gone)
+		w.to("sender.example", box.take(t))
+		w.start()
+		w.send(letter{from: "a@sender.example", to: strings.Repeat("x@bad.example ", 450)})
+		let(time.Second)
+		if got := box.all(); len(got) != 3 || strings.Count(strings.Join(got, ""), "Action: failed") != 450 {
+			t.Errorf("%d DSNs", len(got))
+		}
+		w.close()
+	})
 	inBubble(t, "DSN-5.2.6-01 whoever asked for no notice gets none", func(t *testing.T) {
 		w := newWorld(t, nil)
 		w.to("bad.example", gone)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -126,25 +127,32 @@ func (e *Engine) tellPostmaster(ctx context.Context, it *item, failed []fate, no
 	return e.notify(ctx, it, dsnPostmaster, e.postmaster, failed, now)
 }
 
-// notify composes a DSN. If it cannot be made the message is not held up: the
-// log tells.
-func (e *Engine) notify(ctx context.Context, it *item, kind dsnKind, to addr.Address, about []fate, now time.Time) []Composed {
+// maxAbout bounds the recipients of one DSN, and with them its size.
+const maxAbout = 200
+
+// notify composes a DSN, several if there are very many recipients. If one
+// cannot be made the message is not held up: the log tells.
+func (e *Engine) notify(ctx context.Context, it *item, kind dsnKind, to addr.Address, about []fate, now time.Time) (all []Composed) {
 	if len(about) == 0 {
 		return nil
 	}
 	d := dsn{
-		Kind: kind, ID: NewID(), Now: now, Hostname: e.o.Hostname, Postmaster: e.postmaster, To: to, Entry: it.Entry, About: about,
+		Kind: kind, Now: now, Hostname: e.o.Hostname, Postmaster: e.postmaster, To: to, Entry: it.Entry,
 		Age: it.age(now), Until: now.Add(e.plan.lifetime(it.Options.Expire) - it.age(now)), Via: e.o.BounceVia,
 	}
 	d.Header, d.Content = e.original(ctx, it, kind)
-	c, err := d.compose()
-	if err != nil {
-		e.o.Log.Error().Err(err).Str("queue_id", string(it.ID)).Msg("cannot write a notice to the sender")
-		return nil
+	for some := range slices.Chunk(about, maxAbout) {
+		d.ID, d.About = NewID(), some
+		c, err := d.compose()
+		if err != nil {
+			e.o.Log.Error().Err(err).Str("queue_id", string(it.ID)).Msg("cannot write a notice to the sender")
+			continue
+		}
+		e.o.Log.Info().Str("queue_id", string(it.ID)).Str("notice", string(c.Message.ID)).Str("to", to.String()).
+			Msgf("%s: sender notification: %s", it.ID, c.Message.ID)
+		all = append(all, c)
 	}
-	e.o.Log.Info().Str("queue_id", string(it.ID)).Str("notice", string(c.Message.ID)).Str("to", to.String()).
-		Msgf("%s: sender notification: %s", it.ID, c.Message.ID)
-	return []Composed{c}
+	return all
 }
 
 // Bounds of what is returned with a DSN, in octets.
