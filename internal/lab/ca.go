@@ -83,16 +83,16 @@ func (a *CA) RootsPEM() []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.root.cert.Raw})
 }
 
-// Certificate returns a certificate of a kind for name. The same question
+// Certificate returns a certificate of a kind for names. The same question
 // gets the same certificate, until Renew.
-func (a *CA) Certificate(kind CertKind, name string) *tls.Certificate {
-	id := string(kind) + " " + name
+func (a *CA) Certificate(kind CertKind, names ...string) *tls.Certificate {
+	id := string(kind) + " " + strings.Join(names, " ")
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if c := a.cache[id]; c != nil {
 		return c
 	}
-	c := a.issue(kind, Cert{Names: []string{name}})
+	c := a.issue(kind, Cert{Names: names})
 	a.cache[id] = c
 	return c
 }

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/tls"
 	"fmt"
 	"maps"
@@ -66,13 +67,13 @@ func (c MX) clone() MX {
 type MXHost struct {
 	w    *World
 	port *port
+	key  [32]byte // of session tickets: they outlive a connection
 
 	mu    sync.Mutex // guards what follows
 	conf  *MX        // never written to: Change puts another in its place
 	hits  map[*Rule]int
 	rules []*Rule
 	seen  seen
-	keys  [32]byte // of session tickets
 }
 
 // AddMX starts an MX host and writes its A record, and the MX records of
@@ -85,6 +86,7 @@ func (w *World) AddMX(c MX) *MXHost {
 		panic("lab: " + c.Name + ": IPv6 cannot be had with RealPorts")
 	}
 	h := &MXHost{w: w}
+	rand.Read(h.key[:]) // never fails
 	h.set(c.clone())
 	number := c.Port
 	if number == 0 {
@@ -243,22 +245,11 @@ func (h *MXHost) WaitCommand(ctx context.Context, prefix string, n int) error {
 func (h *MXHost) tlsConfig(c *MX) *tls.Config {
 	conf := serverTLS(h.w.CA, certOf{c.Name, c.Cert, c.CertNames, c.Certificate}, c.MinTLS, c.MaxTLS)
 	conf.SessionTicketsDisabled = c.NoTickets
-	conf.SetSessionTicketKeys([][32]byte{h.ticketKey()})
+	conf.SetSessionTicketKeys([][32]byte{h.key})
 	if c.TLSConfig != nil {
 		c.TLSConfig(conf)
 	}
 	return conf
-}
-
-// ticketKey stays the same over connections: sessions could not be resumed
-// otherwise.
-func (h *MXHost) ticketKey() [32]byte {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if h.keys == ([32]byte{}) {
-		copy(h.keys[:], fmt.Sprintf("%p %d", h, time.Now().UnixNano()))
-	}
-	return h.keys
 }
 
 // matching picks the rule that is next for an event, and counts it.

@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/miekg/dns"
+
 	"stsrelay/internal/lab"
 )
 
@@ -173,6 +175,24 @@ func TestMXShowsTheCertificateItIsTold(t *testing.T) {
 	c.want("220", "STARTTLS")
 	if err := c.secure(&tls.Config{RootCAs: w.Roots(), ServerName: host}); !errors.As(err, new(x509.UnknownAuthorityError)) {
 		t.Errorf("after a change the handshake ends with %v", err)
+	}
+}
+
+func TestTLSARecordsFitTheCertificate(t *testing.T) {
+	w, mx, c := starttls(t, lab.MX{CertNames: []string{host, "other.test"}})
+	if err := c.secure(&tls.Config{RootCAs: w.Roots(), ServerName: host}); err != nil {
+		t.Fatal(err)
+	}
+	shown := c.conn.(*tls.Conn).ConnectionState().VerifiedChains[0]
+	for _, row := range []struct {
+		usage, selector, matching uint8
+		fits                      *x509.Certificate
+	}{{3, 1, 1, shown[0]}, {3, 0, 2, shown[0]}, {3, 0, 0, shown[0]}, {2, 0, 1, shown[1]}} {
+		w.DNS.Set(mx.TLSA(row.usage, row.selector, row.matching))
+		rr := ask(t, w, "udp", "_25._tcp."+host+".", "TLSA").Answer[0].(*dns.TLSA)
+		if err := rr.Verify(row.fits); err != nil || rr.Usage != row.usage {
+			t.Errorf("%v does not fit: %v", rr, err)
+		}
 	}
 }
 

@@ -15,7 +15,7 @@ func (c certOf) certificate(ca *CA) *tls.Certificate {
 	case c.own != nil:
 		return c.own
 	case c.names != nil:
-		return ca.Issue(c.kind, Cert{Names: c.names})
+		return ca.Certificate(c.kind, c.names...)
 	}
 	return ca.Certificate(c.kind, c.name)
 }

@@ -82,7 +82,7 @@ func dial(t *testing.T, w *lab.World, host string) *raw {
 func (r *raw) write(s string) {
 	r.t.Helper()
 	if _, err := io.WriteString(r.conn, s); err != nil {
-		r.t.Fatalf("writing %q: %v", s, err)
+		r.t.Fatalf("writing %.300q: %v", s, err)
 	}
 }
 
