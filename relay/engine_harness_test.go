@@ -265,16 +265,65 @@ func pass(ctx context.Context, d time.Duration) {
 	}
 }
 
-// A logBuffer keeps the log.
+// A logBuffer keeps the log, and tells when it grows.
 type logBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
+	mu   sync.Mutex
+	b    bytes.Buffer
+	more chan struct{} // closed by the next line
 }
 
 func (l *logBuffer) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.more != nil {
+		close(l.more)
+		l.more = nil
+	}
 	return l.b.Write(p)
+}
+
+// grows is closed when there is more than now.
+func (l *logBuffer) grows() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.more == nil {
+		l.more = make(chan struct{})
+	}
+	return l.more
+}
+
+// wait looks, each time something is logged, whether it has happened.
+func (w *world) wait(happened func() bool) {
+	w.t.Helper()
+	limit := time.NewTimer(time.Minute)
+	defer limit.Stop()
+	for {
+		more := w.log.grows()
+		if happened() {
+			return
+		}
+		again := time.NewTimer(100 * time.Millisecond) // some things are not logged
+		select {
+		case <-more:
+		case <-again.C:
+		case <-limit.C:
+			w.t.Fatalf("it does not happen; log:\n%s", w.log.text())
+		}
+		again.Stop()
+	}
+}
+
+func (l *logBuffer) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
+}
+
+// heard returns what the engine said of domains whose policy mail waits for.
+func (w *world) heard() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return append([]string(nil), w.waiting...)
 }
 
 // lines returns the log's objects that have all of these fields.

@@ -131,6 +131,7 @@ func (l *line) fill(ctx context.Context) {
 			return
 		}
 		l.e.settler.waitForRoom(ctx)
+		asked := time.Now() // before, so that nothing seems younger than it is
 		entries, err := l.e.o.Store.Claim(ctx, l.host.dest, claimBatch)
 		if err != nil {
 			l.faulty = true
@@ -141,9 +142,8 @@ func (l *line) fill(ctx context.Context) {
 		}
 		l.claimed += len(entries)
 		l.dry = len(entries) < claimBatch
-		now := time.Now()
 		for i := range entries {
-			l.admit(ctx, &item{Entry: entries[i], claimed: now})
+			l.admit(ctx, &item{Entry: entries[i], claimed: asked})
 		}
 	}
 }
