@@ -9,7 +9,18 @@ import (
 )
 
 func TestAnIndependentSenderFindsWhatTheDomainsPromise(t *testing.T) {
-	w, _ := start(t)
+	t.Run("led by the dialer", func(t *testing.T) {
+		w, _ := start(t)
+		promises(t, w)
+	})
+	t.Run("on real ports", func(t *testing.T) {
+		if w := onRealPorts(t); w != nil {
+			promises(t, w)
+		}
+	})
+}
+
+func promises(t *testing.T, w *lab.World) {
 	list := lab.Domains()
 	w.SetUp(list)
 	s := &sender{t: t, w: w, cache: map[string]rules{}}

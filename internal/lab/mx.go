@@ -161,7 +161,7 @@ func (h *MXHost) Addr6() string { return sixth(h.port.addr).String() }
 
 // Listen is where the host really listens: "127.0.0.1:40123", or Addr and port
 // with RealPorts.
-func (h *MXHost) Listen() string { return h.port.ln.Addr().String() }
+func (h *MXHost) Listen() string { return h.port.at }
 
 // Connections counts the TCP connections, refused ones too.
 func (h *MXHost) Connections() int { n, _, _ := h.port.numbers(); return n }
@@ -175,8 +175,8 @@ func (h *MXHost) Peak() int { _, _, n := h.port.numbers(); return n }
 // Drop ends all connections that are open now.
 func (h *MXHost) Drop() { h.port.drop() }
 
-// Down has connections to the host refused; with RealPorts, closed as soon as
-// they are made. Those that are open stay. Up ends that.
+// Down has connections to the host refused. Those that are open stay. Up ends
+// that.
 func (h *MXHost) Down() { h.port.setDown(true) }
 
 // Up ends Down.

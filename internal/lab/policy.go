@@ -228,8 +228,7 @@ func (h *PolicyHost) Handshakes() []Handshake {
 // policies on it included.
 func (h *PolicyHost) Connections() int { n, _, _ := h.site.web.port.numbers(); return n }
 
-// Down has connections to the server refused; with RealPorts, closed as soon
-// as they are made. Up ends that.
+// Down has connections to the server refused. Up ends that.
 func (h *PolicyHost) Down() { h.site.web.port.setDown(true) }
 
 // Up ends Down.

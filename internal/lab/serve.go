@@ -13,11 +13,13 @@ import (
 // A port is a listener with the connections it accepted: what policy hosts and
 // MX hosts have in common.
 type port struct {
-	w    *World
-	ln   net.Listener
-	addr netip.Addr
+	w      *World
+	at     string     // where it listens
+	addr   netip.Addr // what DNS says
+	handle func(c *net.TCPConn, n int)
 
-	mu    sync.Mutex        // guards what follows
+	mu    sync.Mutex // guards what follows
+	ln    net.Listener
 	open  map[net.Conn]bool // nil once closed
 	down  bool
 	count int
@@ -31,16 +33,22 @@ func newPort(w *World, number int, v6 bool) *port {
 	if err != nil {
 		panic(err.Error())
 	}
-	return &port{w: w, ln: ln, addr: addr, open: map[net.Conn]bool{}}
+	return &port{w: w, at: ln.Addr().String(), ln: ln, addr: addr, open: map[net.Conn]bool{}}
 }
 
 // serve has connections handled by handle, each in a goroutine, and closes
 // them after it.
 func (p *port) serve(handle func(c *net.TCPConn, n int)) {
+	p.handle = handle
 	p.w.onClose(p.close)
+	p.accept(p.ln)
+}
+
+// accept takes the connections of a listener until it is closed.
+func (p *port) accept(ln net.Listener) {
 	p.w.wg.Go(func() {
 		for {
-			c, err := p.ln.Accept()
+			c, err := ln.Accept()
 			if errors.Is(err, net.ErrClosed) {
 				return
 			}
@@ -57,7 +65,7 @@ func (p *port) serve(handle func(c *net.TCPConn, n int)) {
 			}
 			p.w.wg.Go(func() {
 				defer p.leave(c)
-				handle(c.(*net.TCPConn), n)
+				p.handle(c.(*net.TCPConn), n)
 			})
 		}
 	})
@@ -87,28 +95,41 @@ func (p *port) leave(c net.Conn) {
 
 // close ends the listener and all connections.
 func (p *port) close() {
-	p.ln.Close()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.ln.Close()
 	for c := range p.open {
 		c.Close()
 	}
 	p.open = nil
 }
 
-// setDown has new connections fail, or no longer. The listener stays: its port
-// could be gone when it is wanted back.
+// setDown has new connections refused, or no longer. In the default mode the
+// listener stays, for its port could be gone when it is wanted back.
 func (p *port) setDown(down bool) {
 	p.mu.Lock()
-	p.down = down
-	p.mu.Unlock()
-	fault := NoFault
-	if down {
-		fault = Refuse
+	defer p.mu.Unlock()
+	if p.down == down || p.open == nil {
+		return
 	}
-	if !p.w.opts.RealPorts {
+	p.down = down
+	switch {
+	case !p.w.opts.RealPorts:
+		fault := NoFault
+		if down {
+			fault = Refuse
+		}
 		p.w.dialer.Fail(p.addr.String(), fault)
 		p.w.dialer.Fail(sixth(p.addr).String(), fault)
+	case down:
+		p.ln.Close()
+	default:
+		ln, err := net.Listen("tcp", p.at)
+		if err != nil {
+			panic("lab: listening again: " + err.Error())
+		}
+		p.ln = ln
+		p.accept(ln)
 	}
 }
 
