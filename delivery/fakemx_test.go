@@ -36,6 +36,7 @@ type fakeMX struct {
 	answer func(c *fakeConn, line string) string
 
 	forget bool // keep no transcript: for benchmarks
+	tight  bool // small socket buffers at both ends
 
 	ln   net.Listener
 	wg   sync.WaitGroup
@@ -89,6 +90,9 @@ func (m *fakeMX) start(t testing.TB) {
 			nc, err := ln.Accept()
 			if err != nil {
 				return
+			}
+			if m.tight {
+				tighten(nc)
 			}
 			m.mu.Lock()
 			m.open[nc] = true
@@ -424,7 +428,17 @@ func (d *fakeDialer) DialContext(ctx context.Context, network, address string) (
 	if m == nil {
 		return nil, fmt.Errorf("dial tcp %s: connection refused", address)
 	}
-	return (&net.Dialer{}).DialContext(ctx, network, m.ln.Addr().String())
+	nc, err := (&net.Dialer{}).DialContext(ctx, network, m.ln.Addr().String())
+	if err == nil && m.tight {
+		tighten(nc)
+	}
+	return nc, err
+}
+
+// tighten leaves a connection hardly any buffers, as a slow network would.
+func tighten(nc net.Conn) {
+	nc.(*net.TCPConn).SetReadBuffer(4096)
+	nc.(*net.TCPConn).SetWriteBuffer(4096)
 }
 
 func (d *fakeDialer) count(address string) int {

@@ -126,8 +126,9 @@ func TestPipelining(t *testing.T) {
 	})
 	for mode, keywords := range map[string][]string{"with": full, "without": lockstep} {
 		t.Run("PIPE-3.1-05 two thousand recipients and long replies do not block "+mode+" PIPELINING", func(t *testing.T) {
-			w := one(t, plainMX("mx.a.example", keywords...).says("RCPT", "250 2.1.5 "+strings.Repeat("x", 4000)))
-			m := w.dialer.to["127.1.0.1:25"]
+			m := plainMX("mx.a.example", keywords...).says("RCPT", "250 2.1.5 "+strings.Repeat("x", 4000))
+			m.tight = true
+			w := one(t, m)
 			out, err := w.deliver(w.client(), "a.example", job("1", content, rcpts(2000)...), job("2", content, rcpts(2000)...))
 			if err != nil || len(m.look().messages) != 2 || len(m.look().messages[1].to) != 2000 {
 				t.Errorf("%v, %d messages, %v", err, len(m.look().messages), verdict(out["1"].Outcomes[0]))
@@ -355,7 +356,7 @@ func TestContent(t *testing.T) {
 		bad.Open = func() (io.ReadCloser, error) {
 			return io.NopCloser(io.MultiReader(strings.NewReader(content), iotest.ErrReader(errors.New("disk gone")))), nil
 		}
-		out, err := w.deliver(w.client(), "a.example", bad, job("2", content, "u@a.example"))
+		out, err := w.deliver(w.running(), "a.example", bad, job("2", content, "u@a.example"))
 		if got := verdict(out["1"].Outcomes[0]); got != "4.3.0 local-error" || err != nil || slices.Contains(m.look().lines, "1 .") {
 			t.Errorf("%s, %v, transcript %q", got, err, m.look().lines)
 		}
