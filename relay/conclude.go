@@ -62,7 +62,7 @@ func (e *Engine) conclude(ctx context.Context, o outcome, until time.Time) {
 	e.logFates(o.item, fates, now)
 	e.outage.heard(e.o.Log, o.item, o.all, now)
 	r := Result{ID: o.ID, Lease: o.Lease, Tried: true, Note: noteOf(fates, now)}
-	if !o.Options.Report {
+	if !o.Options.Report && !e.o.NoTallies {
 		r.Sessions = e.outage.sessions(o.sessions)
 	}
 	life := e.plan.lifetime(o.Options.Expire)

@@ -39,6 +39,7 @@ type EngineOptions struct {
 	// Retry.
 	Waiting   func(addr.Domain, bool)
 	BounceVia addr.NextHop // where DSNs go; zero: by MX
+	NoTallies bool         // [tlsrpt] enabled = false: no session is counted
 	Log       zerolog.Logger
 	Grace     time.Duration // how long attempts may go on when Run ends; default 30s
 }

@@ -315,8 +315,8 @@ func TestEngineGivesUp(t *testing.T) {
 func TestEngineSessions(t *testing.T) {
 	session := tlsrpt.Session{Start: time.Date(2026, 11, 24, 10, 0, 0, 0, time.UTC), Domain: addr.MustDomain("good.example"),
 		Policies: []tlsrpt.PolicyResult{{Policy: tlsrpt.Policy{Type: tlsrpt.STS, Domain: "good.example"}}}}
-	inBubble(t, "the sessions of an attempt are counted with its outcome, those of a report are not", func(t *testing.T) {
-		w := newWorld(t, nil)
+	count := func(t *testing.T, change func(*relay.EngineOptions)) (n int64) {
+		w := newWorld(t, change)
 		w.to("good.example", func(ctx context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
 			a, _ := takes(ctx, j)
 			a.Sessions = []tlsrpt.Session{session}
@@ -326,17 +326,24 @@ func TestEngineSessions(t *testing.T) {
 		w.send(letter{from: "a@sender.example", to: "b@good.example"})
 		w.send(letter{from: "a@sender.example", to: "b@good.example", options: relay.Options{Report: true}})
 		synctest.Wait()
-		var n int64
 		for tally, err := range w.bolt.Tallies(t.Context(), "") {
 			if err != nil {
 				t.Fatal(err)
 			}
 			n += tally.Policies[0].Successes
 		}
-		if n != 1 {
+		w.close()
+		return n
+	}
+	inBubble(t, "the sessions of an attempt are counted with its outcome, those of a report are not", func(t *testing.T) {
+		if n := count(t, nil); n != 1 {
 			t.Errorf("%d sessions counted", n)
 		}
-		w.close()
+	})
+	inBubble(t, "without reports no session is counted", func(t *testing.T) {
+		if n := count(t, func(o *relay.EngineOptions) { o.NoTallies = true }); n != 0 {
+			t.Errorf("%d sessions counted", n)
+		}
 	})
 }
 
