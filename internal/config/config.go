@@ -7,6 +7,7 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"stsrelay/internal/addr"
@@ -86,6 +87,9 @@ type Delivery struct {
 	Bind                  []netip.Addr `toml:"bind"`
 	RootsFile             string       `toml:"roots_file"`
 }
+
+// Uses reports whether a family of ip_families is to be used.
+func (d Delivery) Uses(family string) bool { return slices.Contains(d.IPFamilies, family) }
 
 // TLSRPT is [tlsrpt].
 type TLSRPT struct {
