@@ -40,6 +40,7 @@ var owners = map[string][]string{
 	"github.com/miekg/dns":                {"internal/resolver", "internal/lab"},
 	"github.com/pelletier/go-toml":        {"internal/config"},
 	"github.com/emersion/go-message":      {"tlsrpt", "relay"},
+	"github.com/emersion/go-msgauth":      {"tlsrpt", "relay"},
 	"github.com/emersion/go-smtp":         {"relay"},
 	"go.etcd.io/bbolt":                    {"internal/boltstore"},
 	"github.com/spf13/cobra":              {"cmd/stsrelay"},
