@@ -233,10 +233,10 @@ func TestPlanPolicy(t *testing.T) {
 		query func(*Query)
 		want  string // the policy that is asked for
 	}{
-		{"STS-3.4-01 the domain that mail goes to is the Policy Domain", "example.com", nil, "policy example.com"},
+		{"STS-1.1-01 STS-3.4-01 the domain that mail goes to is the Policy Domain", "example.com", nil, "policy example.com"},
 		{"STS-3.4-01 a route to a domain asks for that domain's policy", "example.com", byRoute, "policy example.com"},
 		{"STS-3.4-03 a subdomain never asks for its parent's", "mail.example.com", nil, "policy mail.example.com"},
-		{"STS-3.4-04 a fixed host is its own Policy Domain", "[gw.example]:587", nil, "policy gw.example"},
+		{"STS-1.1-01 STS-3.4-04 a fixed host is its own Policy Domain", "[gw.example]:587", nil, "policy gw.example"},
 		{"STS-3.4-02 an address literal asks for none", "[192.0.2.1]", nil, ""},
 		{"a host that is no domain asks for none", "[my_gw.example]", nil, ""},
 		{"the last attempt looks for a newer policy", "example.com", lastTry, "newer policy example.com"},

@@ -123,7 +123,7 @@ func TestTLSConfig(t *testing.T) {
 			}
 		}
 	})
-	t.Run("TLSV-9325-3.1-01 TLS 1.3 is preferred, 1.2 is spoken", func(t *testing.T) {
+	t.Run("TLSV-9325-3.1-01 STS-7.2-01 TLS 1.3 is preferred, 1.2 is spoken", func(t *testing.T) {
 		e, err := handshakingPeer(t, server(good)).handshake(t, demanding, roots)
 		if err != nil || e.State.Version != tls.VersionTLS13 {
 			t.Errorf("%v, %+v", err, e.State)
@@ -133,9 +133,38 @@ func TestTLSConfig(t *testing.T) {
 		if e, err = handshakingPeer(t, old).handshake(t, demanding, roots); err != nil || e.State.Version != tls.VersionTLS12 {
 			t.Errorf("%v, %+v", err, e.State)
 		}
+		young := server(good)
+		young.MinVersion = tls.VersionTLS13
+		if e, err = handshakingPeer(t, young).handshake(t, demanding, roots); err != nil || e.State.Version != tls.VersionTLS13 {
+			t.Errorf("%v, %+v", err, e.State)
+		}
+	})
+	t.Run("STS-7.1-02 a server that ignores the SNI is judged by the certificate that it shows", func(t *testing.T) {
+		for shown, want := range map[*issuer]string{&good: goes, &bad: string(CertHostMismatch)} {
+			e, err := handshakingPeer(t, server(*shown)).handshake(t, demanding, roots)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := verdictText(demanding.Judge(e)); got != want {
+				t.Errorf("a certificate for %v: %s", shown.cert.DNSNames, got)
+			}
+		}
+	})
+	t.Run("ERR-8461-AB the certificate is compared with the MX name, not with the policy's pattern", func(t *testing.T) {
+		d := Decide(facts(enforce))
+		if d.Pattern != "*.example.com" {
+			t.Fatalf("the policy names the host by %q", d.Pattern)
+		}
+		e, err := handshakingPeer(t, server(root.issue(today, "other.example.com"))).handshake(t, d, roots)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := verdictText(d.Judge(e)); got != string(CertHostMismatch) {
+			t.Errorf("a certificate for another name that fits the pattern: %s", got)
+		}
 	})
 	for name, version := range map[string]uint16{"1.0": tls.VersionTLS10, "1.1": tls.VersionTLS11} {
-		t.Run("TLSV-8996-01 TLS "+name+" is not spoken, with a policy or without", func(t *testing.T) {
+		t.Run("TLSV-8996-01 STS-7.2-02 TLS "+name+" is not spoken, with a policy or without", func(t *testing.T) {
 			old := server(good)
 			old.MinVersion, old.MaxVersion = tls.VersionTLS10, version
 			for _, d := range []Decision{demanding, Decide(facts())} {
@@ -150,7 +179,7 @@ func TestTLSConfig(t *testing.T) {
 		})
 	}
 	for name, suite := range map[string]uint16{"static RSA": tls.TLS_RSA_WITH_AES_128_GCM_SHA256, "3DES": tls.TLS_ECDHE_RSA_WITH_3DES_EDE_CBC_SHA, "RC4": tls.TLS_ECDHE_RSA_WITH_RC4_128_SHA} {
-		t.Run("TLSV-9325-4.1-01 RPT-4.3-05 no "+name, func(t *testing.T) {
+		t.Run("TLSV-9325-4.1-01 STS-7.2-02 RPT-4.3-05 no "+name, func(t *testing.T) {
 			p := handshakingPeer(t, &tls.Config{Certificates: []tls.Certificate{rsaCertificate(t)}, MaxVersion: tls.VersionTLS12, CipherSuites: []uint16{suite}})
 			_, err := p.handshake(t, Decide(facts()), roots)
 			if err == nil {
