@@ -24,7 +24,7 @@ type printer struct {
 }
 
 // plainWidth is how wide what is read in a file or a mail may be.
-const plainWidth = 110
+const plainWidth = 118
 
 func (g *globals) printer(w io.Writer) printer {
 	p := printer{w: w, width: plainWidth, ascii: !utf8Locale()}

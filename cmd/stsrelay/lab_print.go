@@ -1,0 +1,185 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"stsrelay/internal/lab"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/jedib0t/go-pretty/v6/text"
+)
+
+// labText tells of a run: the table, what failed in detail, and the count.
+func (p printer) labText(r labResult, failed int) error {
+	p.labTable(r.trials, true)
+	for _, t := range r.trials {
+		if len(t.problems) > 0 || r.show {
+			p.detail(r, t)
+		}
+	}
+	for _, f := range r.faults {
+		fmt.Fprintf(p.w, "\n%s %s\n", p.mark(false), f)
+	}
+	if failed == 0 && !r.show && len(r.trials) > 1 {
+		fmt.Fprintf(p.w, "\nOne in full, with the conversations and the bounce: stsrelay lab run --show %s\n", r.trials[len(r.trials)/2].Domain)
+	}
+	passed := len(r.trials)
+	for _, t := range r.trials {
+		if len(t.problems) > 0 {
+			passed--
+		}
+	}
+	_, err := fmt.Fprintf(p.w, "\n%s %d passed, %d failed in %.1f s\n", p.mark(failed == 0), passed, failed, r.took.Seconds())
+	return err
+}
+
+// The widths of what the columns of the table hold.
+const (
+	domainWidth   = 26
+	expectedWidth = 25
+	leastTitle    = 30
+)
+
+// labTable lists trials below their themes: two lines or more for each, the
+// second of which is the rule.
+func (p printer) labTable(list []*trial, ran bool) {
+	header := table.Row{"", "DOMAIN", "WHAT IS SPECIAL, AND THE RULE", "EXPECTED"}
+	title := p.width - 1 - domainWidth - expectedWidth - 3*2
+	if ran {
+		header = append(header, "HAPPENED")
+		title -= len("as expected") + 2
+	}
+	title = max(title, leastTitle)
+	t := p.table()
+	t.AppendHeader(header)
+	t.SetColumnConfigs([]table.ColumnConfig{{Number: 2, WidthMin: domainWidth}, {Number: 3, WidthMin: title}, {Number: 4, WidthMin: expectedWidth}})
+	theme := ""
+	for _, tr := range list {
+		if tr.theme != theme {
+			theme = tr.theme
+			t.AppendRow(table.Row{""})
+			t.AppendRow(table.Row{"", p.paint(text.Bold, theme)})
+		}
+		t.AppendRow(p.labRow(tr, title, ran))
+	}
+	t.Render()
+}
+
+func (p printer) labRow(t *trial, title int, ran bool) table.Row {
+	why := text.WrapSoft(strings.ReplaceAll(t.Why, ", Section ", ", "), title)
+	row := table.Row{"", t.Domain, text.WrapSoft(t.Title, title) + "\n" + p.paint(text.Faint, why), inLines(t.Expect)}
+	if !ran {
+		return row
+	}
+	row[0] = p.mark(len(t.problems) == 0)
+	if len(t.problems) == 0 {
+		return append(row, p.paint(text.FgGreen, "as expected"))
+	}
+	return append(row, p.paint(text.FgRed, "not so"))
+}
+
+// inLines is describe in two short lines.
+func inLines(e lab.Expect) string {
+	first := e.Outcome
+	if e.TLS != "" {
+		first += ", " + e.TLS
+	}
+	if e.Next != "" {
+		first += ", then " + e.Next
+	}
+	second := e.Reason
+	if e.Via != "" {
+		second = "by " + e.Via
+	}
+	return strings.TrimSuffix(first+"\n"+second, "\n")
+}
+
+// detail tells all of a trial that is known.
+func (p printer) detail(r labResult, t *trial) {
+	fmt.Fprintf(p.w, "\n%s %s: %s\n", p.mark(len(t.problems) == 0), p.paint(text.Bold, t.Domain), t.Title)
+	line := func(name, s string) {
+		if s != "" {
+			fmt.Fprintf(p.w, "  %-10s %s\n", name, printable(s))
+		}
+	}
+	line("expected", describe(t.Expect))
+	line("happened", describe(t.got))
+	line("because", t.reply)
+	line("rule", t.Why)
+	for _, problem := range t.problems {
+		line("problem", problem)
+	}
+	if r.show {
+		p.section("what was said", transcript(r.world, t))
+	}
+	var lines []string
+	for _, l := range r.logs[t] {
+		lines = append(lines, l.String())
+	}
+	p.section("what the relay logged", lines)
+	if t.notice != nil && r.show {
+		p.section("what the sender got: "+t.notice.subject, strings.Split(strings.TrimSpace(t.notice.text), "\n"))
+	}
+}
+
+func (p printer) section(heading string, lines []string) {
+	if len(lines) == 0 {
+		return
+	}
+	fmt.Fprintf(p.w, "\n  %s\n", p.paint(text.Underline, heading))
+	for _, l := range lines {
+		fmt.Fprintf(p.w, "    %s\n", printable(strings.TrimRight(l, "\r\n")))
+	}
+}
+
+// labLine is one line of `lab run --json` and `lab domains --json`.
+type labLine struct {
+	Schema   string     `json:"schema"` // "stsrelay.lab/v1"
+	Domain   string     `json:"domain"`
+	Title    string     `json:"title"`
+	Theme    string     `json:"theme"`
+	Why      string     `json:"why"`
+	Expected labOutcome `json:"expected"`
+	*labRan
+}
+
+// labRan is what a run adds.
+type labRan struct {
+	Happened labOutcome `json:"happened"`
+	Passed   bool       `json:"passed"`
+	Problems []string   `json:"problems"`
+	Reply    string     `json:"reply,omitempty"`
+	Rule     string     `json:"rule,omitempty"`
+	Bounce   string     `json:"bounce,omitempty"` // what people read
+	QueueIDs []string   `json:"queue_ids"`
+	Duration float64    `json:"duration"` // seconds
+}
+
+type labOutcome struct {
+	Outcome string `json:"outcome"`
+	TLS     string `json:"tls,omitempty"`
+	Via     string `json:"via,omitempty"`
+	Reason  string `json:"reason,omitempty"`
+	Next    string `json:"next,omitempty"`
+}
+
+func (p printer) labJSON(list []*trial, ran bool) error {
+	enc := json.NewEncoder(p.w)
+	for _, t := range list {
+		l := labLine{Schema: "stsrelay.lab/v1", Domain: t.Domain, Title: t.Title, Theme: t.theme, Why: t.Why, Expected: labOutcome(t.Expect)}
+		if ran {
+			l.labRan = &labRan{Happened: labOutcome(t.got), Passed: len(t.problems) == 0, Problems: append([]string{}, t.problems...),
+				Reply: t.reply, Rule: t.rule, QueueIDs: append([]string{}, t.ids...), Duration: t.took.Round(time.Millisecond).Seconds()}
+			if t.notice != nil {
+				l.Bounce = t.notice.text
+			}
+		}
+		if err := enc.Encode(l); err != nil {
+			return err
+		}
+	}
+	return nil
+}
