@@ -69,7 +69,11 @@ func (p printer) labTable(list []*trial, ran bool) {
 }
 
 func (p printer) labRow(t *trial, title int, ran bool) table.Row {
-	why := text.WrapSoft(strings.ReplaceAll(t.Why, ", Section ", ", "), title)
+	section := " §"
+	if p.ascii {
+		section = " section "
+	}
+	why := text.WrapSoft(strings.ReplaceAll(t.Why, ", Section ", section), title)
 	row := table.Row{"", t.Domain, text.WrapSoft(t.Title, title) + "\n" + p.paint(text.Faint, why), inLines(t.Expect)}
 	if !ran {
 		return row
