@@ -41,6 +41,9 @@ func NewClient(socket string) *Client {
 	}}}
 }
 
+// Close gives connections back that are kept for a next question.
+func (c *Client) Close() { c.http.CloseIdleConnections() }
+
 // Status asks how the daemon is.
 func (c *Client) Status(ctx context.Context) (s Status, err error) {
 	return s, c.call(ctx, "GET", "/api/v1/status", nil, &s)

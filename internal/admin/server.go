@@ -8,6 +8,7 @@ import (
 	"log"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
 	"stsrelay/internal/addr"
@@ -42,6 +43,9 @@ type Options struct {
 type Server struct {
 	o            Options
 	socket, page net.Listener
+
+	mu    sync.RWMutex // held for reading by every request
+	ended bool
 }
 
 // Listen binds the addresses, so that what cannot be bound is an error at
@@ -71,7 +75,8 @@ func (s *Server) HTTPAddr() net.Addr {
 }
 
 // Serve answers until ctx ends. Answers under way are cut then: the commands
-// say so, and whoever scrapes comes again.
+// say so, and whoever scrapes comes again. None of them reads the store when it
+// has returned.
 func (s *Server) Serve(ctx context.Context) error {
 	health := http.NewServeMux()
 	health.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
@@ -91,7 +96,23 @@ func (s *Server) Serve(ctx context.Context) error {
 	if s.page != nil {
 		s.serve(ctx, g, s.page, &http.Server{Handler: sameOrigin(health), ReadTimeout: pageTimeout, WriteTimeout: pageTimeout})
 	}
-	return g.Wait()
+	err := g.Wait()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ended = true
+	return err
+}
+
+// whileOpen lets no request in behind the end.
+func (s *Server) whileOpen(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.mu.RLock()
+		defer s.mu.RUnlock()
+		if s.ended {
+			panic(http.ErrAbortHandler)
+		}
+		h.ServeHTTP(w, r)
+	})
 }
 
 // The bounds of a request: its size, how long it may take to come and, on the
@@ -104,7 +125,8 @@ const (
 )
 
 func (s *Server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, srv *http.Server) {
-	srv.Handler = http.MaxBytesHandler(srv.Handler, maxRequest)
+	srv.Handler = http.MaxBytesHandler(s.whileOpen(srv.Handler), maxRequest)
+	srv.BaseContext = func(net.Listener) context.Context { return ctx }
 	srv.ReadHeaderTimeout, srv.IdleTimeout = headerTimeout, idleTimeout
 	srv.ErrorLog = log.New(s.o.Log.With().Str("room", "admin").Logger(), "", 0)
 	g.Go(func() error {
