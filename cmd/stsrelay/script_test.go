@@ -184,4 +184,3 @@ func decodeLines[T any](t *testing.T, text string) (list []T) {
 	}
 	return list
 }
-
