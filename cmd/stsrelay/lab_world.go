@@ -110,10 +110,12 @@ func spoken(change func()) (err error) {
 	return nil
 }
 
-// mayBind says in words what is missing for real ports.
+// mayBind says in words what is missing for real ports. It tries an address
+// that only this process tries.
 func mayBind() error {
+	host := fmt.Sprintf("127.9.%d.%d", os.Getpid()>>8&0xff, os.Getpid()&0xff)
 	for _, port := range []string{"25", "53", "443"} {
-		l, err := net.Listen("tcp", net.JoinHostPort("127.9.9.9", port))
+		l, err := net.Listen("tcp", net.JoinHostPort(host, port))
 		switch {
 		case errors.Is(err, os.ErrPermission):
 			return fmt.Errorf("--real-ports: port %s may not be used by this user: run as root, or allow it with sysctl net.ipv4.ip_unprivileged_port_start=25; without --real-ports no rights are needed", port)
