@@ -14,7 +14,9 @@ import (
 
 // labText tells of a run: the table, what failed in detail, and the count.
 func (p printer) labText(r labResult, failed int) error {
-	p.labTable(r.trials, true)
+	if !r.show {
+		p.labTable(r.trials, true)
+	}
 	for _, t := range r.trials {
 		if len(t.problems) > 0 || r.show {
 			p.detail(r, t)
@@ -23,15 +25,10 @@ func (p printer) labText(r labResult, failed int) error {
 	for _, f := range r.faults {
 		fmt.Fprintf(p.w, "\n%s %s\n", p.mark(false), f)
 	}
-	if failed == 0 && !r.show && len(r.trials) > 1 {
-		fmt.Fprintf(p.w, "\nOne in full, with the conversations and the bounce: stsrelay lab run --show %s\n", r.trials[len(r.trials)/2].Domain)
+	if failed == 0 && !r.show {
+		fmt.Fprintln(p.w, "\nOne in full, with what was said and the bounce: stsrelay lab run --show no-such-user.test")
 	}
-	passed := len(r.trials)
-	for _, t := range r.trials {
-		if len(t.problems) > 0 {
-			passed--
-		}
-	}
+	passed := len(r.trials) + len(r.faults) - failed
 	_, err := fmt.Fprintf(p.w, "\n%s %d passed, %d failed in %.1f s\n", p.mark(failed == 0), passed, failed, r.took.Seconds())
 	return err
 }
@@ -69,12 +66,7 @@ func (p printer) labTable(list []*trial, ran bool) {
 }
 
 func (p printer) labRow(t *trial, title int, ran bool) table.Row {
-	section := " §"
-	if p.ascii {
-		section = " section "
-	}
-	why := text.WrapSoft(strings.ReplaceAll(t.Why, ", Section ", section), title)
-	row := table.Row{"", t.Domain, text.WrapSoft(t.Title, title) + "\n" + p.paint(text.Faint, why), inLines(t.Expect)}
+	row := table.Row{"", t.Domain, text.WrapSoft(t.Title, title) + "\n" + p.paint(text.Faint, p.why(t.Why, title)), inLines(t.Expect)}
 	if !ran {
 		return row
 	}
@@ -83,6 +75,18 @@ func (p printer) labRow(t *trial, title int, ran bool) table.Row {
 		return append(row, p.paint(text.FgGreen, "as expected"))
 	}
 	return append(row, p.paint(text.FgRed, "not so"))
+}
+
+// why wraps a rule; where it is written stays on one line: "(RFC 8461 §4.2)".
+func (p printer) why(rule string, width int) string {
+	section := " §"
+	if p.ascii {
+		section = " section "
+	}
+	rule, source, _ := strings.Cut(strings.ReplaceAll(rule, ", Section ", section), " (")
+	const blank = "~"
+	wrapped := text.WrapSoft(rule+" ("+strings.ReplaceAll(source, " ", blank), width)
+	return strings.ReplaceAll(wrapped, blank, " ")
 }
 
 // inLines is describe in two short lines.
@@ -147,19 +151,16 @@ type labLine struct {
 	Theme    string     `json:"theme"`
 	Why      string     `json:"why"`
 	Expected labOutcome `json:"expected"`
-	*labRan
-}
 
-// labRan is what a run adds.
-type labRan struct {
-	Happened labOutcome `json:"happened"`
-	Passed   bool       `json:"passed"`
-	Problems []string   `json:"problems"`
-	Reply    string     `json:"reply,omitempty"`
-	Rule     string     `json:"rule,omitempty"`
-	Bounce   string     `json:"bounce,omitempty"` // what people read
-	QueueIDs []string   `json:"queue_ids"`
-	Duration float64    `json:"duration"` // seconds
+	// What a run adds.
+	Happened *labOutcome `json:"happened,omitempty"`
+	Passed   *bool       `json:"passed,omitempty"`
+	Problems []string    `json:"problems,omitzero"`
+	Reply    string      `json:"reply,omitempty"`  // of the mail server, or why in the relay's words
+	Rule     string      `json:"rule,omitempty"`   // that the relay names
+	Bounce   string      `json:"bounce,omitempty"` // what people read
+	QueueIDs []string    `json:"queue_ids,omitzero"`
+	Duration float64     `json:"duration,omitempty"` // seconds
 }
 
 type labOutcome struct {
@@ -175,8 +176,9 @@ func (p printer) labJSON(list []*trial, ran bool) error {
 	for _, t := range list {
 		l := labLine{Schema: "stsrelay.lab/v1", Domain: t.Domain, Title: t.Title, Theme: t.theme, Why: t.Why, Expected: labOutcome(t.Expect)}
 		if ran {
-			l.labRan = &labRan{Happened: labOutcome(t.got), Passed: len(t.problems) == 0, Problems: append([]string{}, t.problems...),
-				Reply: t.reply, Rule: t.rule, QueueIDs: append([]string{}, t.ids...), Duration: t.took.Round(time.Millisecond).Seconds()}
+			happened, passed := labOutcome(t.got), len(t.problems) == 0
+			l.Happened, l.Passed, l.Problems = &happened, &passed, append([]string{}, t.problems...)
+			l.Reply, l.Rule, l.QueueIDs, l.Duration = t.reply, t.rule, append([]string{}, t.ids...), t.took.Round(time.Millisecond).Seconds()
 			if t.notice != nil {
 				l.Bounce = t.notice.text
 			}

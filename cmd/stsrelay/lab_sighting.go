@@ -37,11 +37,8 @@ func (s *sighting) outcome() lab.Expect {
 }
 
 func (s *sighting) reply() string {
-	switch {
-	case s.entry != nil:
+	if s.entry != nil {
 		return s.entry.Text
-	case s.line.Status == "sent" && len(s.arrivals) > 0:
-		return s.arrivals[0].Reply
 	}
 	_, text, _ := strings.Cut(s.line.Message, "status="+s.line.Status+" (")
 	return strings.TrimSuffix(text, ")")

@@ -100,8 +100,12 @@ func (b *labBench) again(ctx context.Context, t *trial, before *sighting) error 
 	if err := b.watch(ctx, s); err != nil {
 		return err
 	}
-	t.got.Next = s.outcome().Outcome
-	t.problems = s.against(lab.Expect{Outcome: t.Expect.Next, TLS: s.outcome().TLS, Reason: s.outcome().Reason})
+	want := s.outcome()
+	t.got.Next = want.Outcome
+	if want.Outcome != t.Expect.Next {
+		want = lab.Expect{Outcome: t.Expect.Next}
+	}
+	t.problems = s.against(want)
 	return nil
 }
 

@@ -21,6 +21,7 @@ type printer struct {
 	color bool
 	ascii bool // no ✓, ✗ and …
 	width int  // columns to fill
+	limit int  // columns of the terminal, 0 for what is no terminal: nothing is cut there
 }
 
 // plainWidth is how wide what is read in a file or a mail may be.
@@ -29,7 +30,7 @@ const plainWidth = 118
 func (g *globals) printer(w io.Writer) printer {
 	p := printer{w: w, width: plainWidth, ascii: !utf8Locale()}
 	if columns, _, err := term.GetSize(fdOf(w)); err == nil && columns > 0 {
-		p.width = columns
+		p.width, p.limit = columns, columns
 	}
 	switch g.color {
 	case "always":
@@ -84,6 +85,7 @@ func (p printer) table(header ...string) table.Writer {
 	style.Options = table.Options{}
 	style.Box.PaddingLeft, style.Box.PaddingRight = "", "  "
 	style.Format.Header = text.FormatDefault
+	style.Size.WidthMax, style.Box.UnfinishedRow = p.limit, " ~"
 	t.SetStyle(style)
 	t.SuppressTrailingSpaces()
 	if len(header) > 0 {

@@ -92,8 +92,8 @@ func listQueue(p printer, seq entries) error {
 			return err
 		}
 		sum.add(e, now)
-		t.AppendRow(table.Row{e.QueueID, age(sum.age), size(e.MessageSize), p.cut(sender(e.Sender), 30), p.cut(recipients(e), 34),
-			tries(e), next(e, now), p.cut(because(e), 90)})
+		t.AppendRow(table.Row{e.QueueID, age(sum.age), size(e.MessageSize), p.cut(sender(e.Sender), 40), p.cut(recipients(e), 40),
+			tries(e), next(e, now), p.cut(because(e), 200)})
 		if sum.entries%pageRows == 0 {
 			t.Render()
 			t = p.table(header...)
@@ -174,7 +174,7 @@ func because(e admin.QueueEntry) string {
 		return "held by the operator"
 	case e.ForcedExpire:
 		return "is being returned to the sender"
-	case e.Reason == "remote-reply":
+	case e.Reason == remoteReply:
 		return e.Text
 	case e.Reason != "":
 		return e.Reason + ": " + e.Text
@@ -183,6 +183,9 @@ func because(e admin.QueueEntry) string {
 	}
 	return ""
 }
+
+// remoteReply is the reason whose text is a server's own.
+const remoteReply = "remote-reply"
 
 // completeIDs offers the ids of queued mail to the shell.
 func completeIDs(g *globals) cobra.CompletionFunc {

@@ -69,7 +69,7 @@ func showEntry(p printer, e admin.QueueEntry, now time.Time, another bool) {
 	line("Next", "%s", whatNext(e, now))
 	line("Because", "%s", because(e))
 	for i, h := range e.History {
-		line(map[bool]string{true: "Attempts"}[i == 0], "%s  %s %s  %s", h.At.Format(time.DateTime), h.Status, h.Reason, h.Text)
+		line(map[bool]string{true: "Attempts"}[i == 0], "%s  %s  %s", h.At.Format(time.DateTime), h.Reason, saying(h))
 		var more []string
 		for _, part := range []struct{ name, text string }{{"mx ", h.MX}, {"policy ", h.Policy}, {"", h.RFC}} {
 			if part.text != "" {
@@ -80,6 +80,14 @@ func showEntry(p printer, e admin.QueueEntry, now time.Time, another bool) {
 			line("", "    %s", strings.Join(more, ", "))
 		}
 	}
+}
+
+// saying is the server's reply, or our own words behind the status code.
+func saying(h admin.Event) string {
+	if h.Reason == remoteReply {
+		return fmt.Sprintf("%d %s", h.Code, h.Text)
+	}
+	return h.Status + " " + h.Text
 }
 
 func whatNext(e admin.QueueEntry, now time.Time) string {

@@ -41,7 +41,8 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": cmdExits, "dns": cmdDNS, "policy": cmdPolicy, "ready": cmdReady, "submit": cmdSubmit, "until": cmdUntil, "hangup": cmdHangup,
+			"exits": cmdExits, "dns": cmdDNS, "policy": cmdPolicy, "ready": cmdReady, "submit": cmdSubmit, "until": cmdUntil,
+			"signal": cmdSignal, "logged": cmdLogged,
 		},
 	})
 }
@@ -153,15 +154,19 @@ func cmdUntil(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
-// cmdHangup sends SIGHUP to a daemon, whose log is in a file, and waits until
-// the log has a text: hangup PIDFILE LOG TEXT.
-func cmdHangup(ts *testscript.TestScript, _ bool, args []string) {
-	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[0])))
+// cmdSignal sends a signal to the process whose number is in a file: signal
+// TERM PIDFILE.
+func cmdSignal(ts *testscript.TestScript, _ bool, args []string) {
+	pid, err := strconv.Atoi(strings.TrimSpace(ts.ReadFile(args[1])))
 	ts.Check(err)
-	ts.Check(syscall.Kill(pid, syscall.SIGHUP))
-	poll(ts, args[2], func() bool {
-		log, err := os.ReadFile(ts.MkAbs(args[1]))
-		return err == nil && strings.Contains(string(log), args[2])
+	ts.Check(syscall.Kill(pid, map[string]syscall.Signal{"HUP": syscall.SIGHUP, "TERM": syscall.SIGTERM}[args[0]]))
+}
+
+// cmdLogged waits until a log has a text: logged FILE TEXT.
+func cmdLogged(ts *testscript.TestScript, _ bool, args []string) {
+	poll(ts, args[1], func() bool {
+		log, err := os.ReadFile(ts.MkAbs(args[0]))
+		return err == nil && strings.Contains(string(log), args[1])
 	})
 }
 

@@ -6,6 +6,7 @@ package admin
 
 import (
 	"fmt"
+	"strings"
 	"time"
 
 	"stsrelay/relay"
@@ -66,7 +67,7 @@ type QueueEntry struct {
 	NextAttempt time.Time `json:"next_attempt"`
 	HoldReason  string    `json:"hold_reason,omitempty"`
 	Reason      string    `json:"reason,omitempty"` // of the last attempt
-	Text        string    `json:"text,omitempty"`
+	Text        string    `json:"text,omitempty"`   // what the server replied, or why in our words
 	Policy      string    `json:"policy,omitempty"`
 	MX          string    `json:"mx,omitempty"`
 	Listener    string    `json:"listener,omitempty"`
@@ -103,8 +104,8 @@ func viewEntry(e relay.Entry, now time.Time) QueueEntry {
 	for _, r := range e.To {
 		w := Recipient{Address: r.Address.String()}
 		if r.Last != nil {
-			w.DelayReason = r.Last.Text
-			v.Reason, v.Text, v.Policy, v.MX = string(r.Last.Reason), r.Last.Text, r.Last.Policy, r.Last.MX
+			w.DelayReason = said(r.Last)
+			v.Reason, v.Text, v.Policy, v.MX = string(r.Last.Reason), w.DelayReason, r.Last.Policy, r.Last.MX
 		}
 		v.Recipients = append(v.Recipients, w)
 	}
@@ -113,6 +114,14 @@ func viewEntry(e relay.Entry, now time.Time) QueueEntry {
 			Status: fmt.Sprintf("%d.%d.%d", n.Enhanced[0], n.Enhanced[1], n.Enhanced[2]), Text: n.Text, Policy: n.Policy, RFC: n.RFC})
 	}
 	return v
+}
+
+// said is a server's reply as it came, or our own words.
+func said(n *relay.Note) string {
+	if n.Remote && n.Code != 0 {
+		return strings.TrimSpace(fmt.Sprintf("%d %s", n.Code, n.Text))
+	}
+	return n.Text
 }
 
 func stateOf(e relay.Entry) relay.State {
