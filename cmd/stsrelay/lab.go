@@ -128,7 +128,7 @@ func runLab(cmd *cobra.Command, g *globals, f labFlags, list []*trial) error {
 	switch {
 	case f.verbose:
 		setup.verbose = zerolog.ConsoleWriter{Out: stderr, TimeFormat: time.TimeOnly, NoColor: !g.printer(stderr).color}
-	case isTerminal(stderr):
+	case isTerminal(stderr) && g.printer(stderr).color: // the bar moves the cursor
 		bar = startBar(stderr, len(list))
 	}
 	began := time.Now()

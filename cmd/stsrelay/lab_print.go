@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"stsrelay/internal/lab"
 
@@ -37,19 +38,23 @@ func (p printer) labText(r labResult, failed int) error {
 const (
 	domainWidth   = 26
 	expectedWidth = 25
-	leastTitle    = 30
+	leastTitle    = 40
 )
 
 // labTable lists trials below their themes: two lines or more for each, the
 // second of which is the rule.
 func (p printer) labTable(list []*trial, ran bool) {
 	header := table.Row{"", "DOMAIN", "WHAT IS SPECIAL, AND THE RULE", "EXPECTED"}
-	title := p.width - 1 - domainWidth - expectedWidth - 3*2
+	title := p.width - utf8.RuneCountInString(printer{ascii: p.ascii}.mark(true)) - domainWidth - expectedWidth - 3*2
 	if ran {
 		header = append(header, "HAPPENED")
-		title -= len("as expected") + 2
+		title -= len(asExpected) + 2
 	}
-	title = max(title, leastTitle)
+	if title < leastTitle {
+		p.labList(list, ran)
+		return
+	}
+	p.limit = 0 // it has been measured
 	t := p.table()
 	t.AppendHeader(header)
 	t.SetColumnConfigs([]table.ColumnConfig{{Number: 2, WidthMin: domainWidth}, {Number: 3, WidthMin: title}, {Number: 4, WidthMin: expectedWidth}})
@@ -65,16 +70,41 @@ func (p printer) labTable(list []*trial, ran bool) {
 	t.Render()
 }
 
+// labList is labTable for narrow terminals: everything below each other.
+func (p printer) labList(list []*trial, ran bool) {
+	const indent = "     "
+	theme := ""
+	for _, t := range list {
+		if t.theme != theme {
+			theme = t.theme
+			fmt.Fprintf(p.w, "\n%s\n", p.paint(text.Bold, theme))
+		}
+		lines := []string{text.WrapSoft(t.Title, p.width-len(indent)), p.paint(text.Faint, p.why(t.Why, p.width-len(indent))), describe(t.Expect)}
+		mark := "-"
+		if ran {
+			mark = p.mark(len(t.problems) == 0)
+			lines[2] += ": " + p.happened(t)
+		}
+		fmt.Fprintf(p.w, "%s %s\n%s%s\n", mark, t.Domain, indent, strings.ReplaceAll(strings.Join(lines, "\n"), "\n", "\n"+indent))
+	}
+}
+
+const asExpected = "as expected"
+
+func (p printer) happened(t *trial) string {
+	if len(t.problems) == 0 {
+		return p.paint(text.FgGreen, asExpected)
+	}
+	return p.paint(text.FgRed, "not so")
+}
+
 func (p printer) labRow(t *trial, title int, ran bool) table.Row {
 	row := table.Row{"", t.Domain, text.WrapSoft(t.Title, title) + "\n" + p.paint(text.Faint, p.why(t.Why, title)), inLines(t.Expect)}
 	if !ran {
 		return row
 	}
 	row[0] = p.mark(len(t.problems) == 0)
-	if len(t.problems) == 0 {
-		return append(row, p.paint(text.FgGreen, "as expected"))
-	}
-	return append(row, p.paint(text.FgRed, "not so"))
+	return append(row, p.happened(t))
 }
 
 // why wraps a rule; where it is written stays on one line: "(RFC 8461 §4.2)".

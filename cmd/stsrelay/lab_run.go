@@ -12,6 +12,7 @@ import (
 	"stsrelay/internal/lab"
 
 	"github.com/jedib0t/go-pretty/v6/progress"
+	"github.com/jedib0t/go-pretty/v6/text"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -79,11 +80,11 @@ const barDelay = time.Second
 func startBar(w io.Writer, total int) bar {
 	pw := progress.NewWriter()
 	pw.SetOutputWriter(w)
-	pw.SetAutoStop(false)
+	pw.SetAutoStop(true) // Render ends with the tracker, even when it begins behind its end
 	pw.SetUpdateFrequency(50 * time.Millisecond)
 	pw.SetTrackerLength(30)
 	pw.Style().Visibility.Time = false
-	tracker := &progress.Tracker{Message: "lab run", Total: int64(total), RemoveOnCompletion: true}
+	tracker := &progress.Tracker{Message: "lab run", Total: int64(total)}
 	pw.AppendTracker(tracker)
 	ended := make(chan struct{})
 	var wg sync.WaitGroup
@@ -94,12 +95,12 @@ func startBar(w io.Writer, total int) bar {
 		case <-ended:
 		case <-wait.C:
 			pw.Render()
+			fmt.Fprint(w, text.CursorUp.Sprint(), text.EraseLine.Sprint()) // the table takes its place
 		}
 	})
 	return bar{step: func() { tracker.Increment(1) }, end: func() {
 		tracker.MarkAsDone()
 		close(ended)
-		pw.Stop()
 		wg.Wait()
 	}}
 }

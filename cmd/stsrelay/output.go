@@ -36,7 +36,7 @@ func (g *globals) printer(w io.Writer) printer {
 	case "always":
 		p.color = true
 	case "auto":
-		p.color = isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+		p.color = isTerminal(w) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb" && os.Getenv("TERM") != ""
 	}
 	return p
 }
