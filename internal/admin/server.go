@@ -126,7 +126,6 @@ const (
 
 func (s *Server) serve(ctx context.Context, g *errgroup.Group, l net.Listener, srv *http.Server) {
 	srv.Handler = http.MaxBytesHandler(s.whileOpen(srv.Handler), maxRequest)
-	srv.BaseContext = func(net.Listener) context.Context { return ctx }
 	srv.ReadHeaderTimeout, srv.IdleTimeout = headerTimeout, idleTimeout
 	srv.ErrorLog = log.New(s.o.Log.With().Str("room", "admin").Logger(), "", 0)
 	g.Go(func() error {

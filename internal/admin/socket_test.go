@@ -9,6 +9,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"stsrelay/internal/admin"
 	"stsrelay/internal/boltstore"
@@ -100,18 +101,18 @@ func TestHTTPPortInUse(t *testing.T) {
 	}
 }
 
-// blocked is a store whose list waits until the test lets it go on.
-type blocked struct {
+// slow is a store that needs its time to stop when it is told to.
+type slow struct {
 	*boltstore.Store
-	entered, leave chan struct{}
-	left           atomic.Bool
+	entered chan struct{}
+	left    atomic.Bool
 }
 
-func (b *blocked) List(ctx context.Context, f relay.Filter, after relay.Cursor, n int) ([]relay.Entry, relay.Cursor, error) {
-	close(b.entered)
+func (s *slow) List(ctx context.Context, _ relay.Filter, _ relay.Cursor, _ int) ([]relay.Entry, relay.Cursor, error) {
+	close(s.entered)
 	<-ctx.Done() // the end of the server is the end of its requests
-	<-b.leave
-	b.left.Store(true)
+	time.Sleep(50 * time.Millisecond)
+	s.left.Store(true)
 	return nil, "", ctx.Err()
 }
 
@@ -121,7 +122,7 @@ func TestServeEndsBehindItsRequests(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer store.Close()
-	b := &blocked{Store: store, entered: make(chan struct{}), leave: make(chan struct{})}
+	b := &slow{Store: store, entered: make(chan struct{})}
 	socket := filepath.Join(t.TempDir(), "admin.sock")
 	s, err := admin.Listen(admin.Options{Socket: socket, Queue: b})
 	if err != nil {
@@ -135,11 +136,10 @@ func TestServeEndsBehindItsRequests(t *testing.T) {
 	go func() { answered <- last(c.Queue(t.Context(), relay.Filter{}, 0)) }()
 	<-b.entered
 	stop()
-	if err := <-answered; err == nil {
-		t.Error("the client takes the cut answer for an empty queue")
-	}
-	close(b.leave)
 	if err := <-ended; err != nil || !b.left.Load() {
 		t.Errorf("Serve returned (%v) before its request was over", err)
+	}
+	if err := <-answered; err == nil {
+		t.Error("the client takes the cut answer for an empty queue")
 	}
 }
