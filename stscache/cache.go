@@ -3,12 +3,16 @@ package stscache
 import (
 	"context"
 	"crypto/x509"
+	"errors"
+	"fmt"
+	"sync"
 	"time"
 
 	"stsrelay/internal/addr"
 	"stsrelay/internal/network"
 	"stsrelay/internal/resolver"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/rs/zerolog"
 )
 
@@ -31,29 +35,117 @@ type Options struct {
 	Log        zerolog.Logger
 }
 
-// A Cache knows policies.
-type Cache struct{}
+// The bounds of what a Cache holds in memory and does at once.
+const (
+	inMemory      = 20_000  // decoded policies; the others are read from the store
+	discoveries   = 100_000 // domains whose record cannot be looked up
+	fetchesAtOnce = 64
+)
+
+// A Cache knows policies. Its methods may be called concurrently; callers that
+// ask for one domain share one fetch (ledger STS-3.3-09).
+type Cache struct {
+	o           Options
+	fetcher     *fetcher
+	memory      *lru.Cache[addr.Domain, *kept] // values are never written to
+	discoveries *lru.Cache[addr.Domain, discovery]
+	slots       chan struct{} // of fetches
+
+	mu      sync.Mutex
+	flights map[addr.Domain]*flight
+	ended   chan struct{}
+	closed  bool // Run has ended: nothing is started in the background any more
+	running sync.WaitGroup
+	watched map[addr.Domain]*watch
+	looks   chan struct{} // a domain is watched that was not
+	modes   map[Mode]int
+	unsaved map[addr.Domain]*kept
+}
 
 // New returns a Cache that refreshes nothing before Run.
-func New(o Options) *Cache { panic("stub") }
+func New(o Options) *Cache {
+	if o.FetchLimit <= 0 {
+		o.FetchLimit = time.Minute
+	}
+	if o.Changed == nil {
+		o.Changed = func(addr.Domain) {}
+	}
+	c := &Cache{o: o, slots: make(chan struct{}, fetchesAtOnce), flights: map[addr.Domain]*flight{}, watched: map[addr.Domain]*watch{},
+		looks: make(chan struct{}, 1), ended: make(chan struct{}), modes: map[Mode]int{}, unsaved: map[addr.Domain]*kept{}}
+	c.fetcher = newFetcher(&c.o)
+	c.memory, _ = lru.New[addr.Domain, *kept](inMemory)             // fails for sizes below 1 only
+	c.discoveries, _ = lru.New[addr.Domain, discovery](discoveries) // likewise
+	return c
+}
 
-// Run refreshes policies ahead of their expiry and watches domains until ctx ends.
-func (c *Cache) Run(ctx context.Context) error { panic("stub") }
+// Lookup says which policy binds mail to domain now. At first contact it waits
+// for the policy (ledger STS-5.1-04).
+func (c *Cache) Lookup(ctx context.Context, domain addr.Domain) Status {
+	return c.status(ctx, domain, c.o.Resolver.TXT)
+}
 
-// Lookup says which policy binds mail to domain now.
-func (c *Cache) Lookup(ctx context.Context, domain addr.Domain) Status { panic("stub") }
+// Refresh looks for a newer policy past our own caches (RFC 8461, Section 5.1,
+// step 3; ledger STS-5-04).
+func (c *Cache) Refresh(ctx context.Context, domain addr.Domain) Status {
+	return c.status(ctx, domain, c.o.Resolver.FreshTXT)
+}
 
-// Refresh looks for a newer policy past our own caches (RFC 8461, Section 5.1, step 3; ledger STS-5-04).
-func (c *Cache) Refresh(ctx context.Context, domain addr.Domain) Status { panic("stub") }
+type answerTXT = resolver.Answer[string]
 
-// Purge forgets what is kept of domain.
-func (c *Cache) Purge(ctx context.Context, domain addr.Domain) error { panic("stub") }
+type lookupTXT func(ctx context.Context, name string) (answerTXT, error)
 
-// Watch says that mail begins (or ends) to wait for domain's policy to change. It does not block.
-func (c *Cache) Watch(domain addr.Domain, on bool) { panic("stub") }
+func (c *Cache) status(ctx context.Context, domain addr.Domain, lookup lookupTXT) Status {
+	k, err := c.load(ctx, domain)
+	if err != nil { // not to know what is kept is no leave to deliver in the clear
+		err = fmt.Errorf("%w: reading the policy cache: %w", ErrLookup, err)
+		return Status{Err: err, Since: c.failing(domain, err, time.Now())}
+	}
+	id, err := discover(ctx, domain, lookup)
+	now := time.Now()
+	since := c.failing(domain, err, now)
+	st := next(k, id, err, now)
+	switch {
+	case st.fetch:
+		return c.fetchShared(ctx, domain, id)
+	case st.forget:
+		c.forget(ctx, domain)
+		k = &kept{}
+	}
+	c.use(ctx, domain, k, now)
+	s := k.status(st.err, now)
+	s.Since = since
+	return s
+}
 
-// Modes counts the cached unexpired policies by mode.
-func (c *Cache) Modes() map[Mode]int { panic("stub") }
+// discover looks up the record of a domain. The name is absolute, and an alias
+// of the record is followed, one of the domain never (ledger STS-3.1-12,
+// STS-3.1-15, STS-1.1-03).
+func discover(ctx context.Context, domain addr.Domain, lookup lookupTXT) (id string, err error) {
+	answer, err := lookup(ctx, "_mta-sts."+domain.String())
+	switch {
+	case errors.Is(err, resolver.ErrNXDomain):
+		return "", ErrNoRecord
+	case err != nil:
+		return "", fmt.Errorf("%w: %w", ErrLookup, err)
+	}
+	return ParseRecord(answer.Records)
+}
 
-// ParsePolicy parses a policy file (RFC 8461, Section 3.2) and returns its lines as served.
-func ParsePolicy(body []byte) (*Policy, []string, error) { panic("stub") }
+// load returns what is kept of a domain, from memory or from the store.
+func (c *Cache) load(ctx context.Context, domain addr.Domain) (*kept, error) {
+	if k, ok := c.memory.Get(domain); ok {
+		return k, nil
+	}
+	c.mu.Lock()
+	k := c.unsaved[domain]
+	c.mu.Unlock()
+	if k == nil {
+		e, err := c.o.Store.Policy(ctx, domain)
+		if err != nil && !errors.Is(err, ErrNotFound) {
+			return nil, err
+		}
+		k = keep(e)
+	}
+	c.memory.Add(domain, k)
+	return k, nil
+}

@@ -1,0 +1,57 @@
+package stscache
+
+import (
+	"errors"
+	"time"
+)
+
+// retryFetch is how long a failed fetch is not repeated while the record has
+// the same id (RFC 8461, Section 3.3; ledger STS-3.3-08).
+const retryFetch = 5 * time.Minute
+
+// What is kept of a domain, decoded. The zero value is nothing.
+type kept struct {
+	policy *Policy // nil: none was ever fetched
+	lines  []string
+
+	id            string
+	fetched, used time.Time
+	failedID      string
+	failedAt      time.Time
+	failures      int
+	failure       string // for people
+	failureKind   error  // one of the errors of Status
+	unsaved       []byte // the body, while the store has not taken it
+}
+
+func (k *kept) expires() time.Time { return k.fetched.Add(k.policy.MaxAge) }
+
+// live reports whether the policy rules at a time: its lifetime counts from the
+// last fetch alone (ledger STS-3.3-15, STS-5.1-01).
+func (k *kept) live(now time.Time) bool {
+	return k.policy != nil && !now.After(k.expires()) && k.policy.MaxAge > 0
+}
+
+// A step says what to do with what is kept.
+type step struct {
+	fetch  bool  // ask the policy host
+	forget bool  // nothing that is kept has a meaning any more
+	err    error // why nothing newer can be had without a fetch
+}
+
+// next weighs what is kept, what discovery found (an id, or an error of Status),
+// and the time (RFC 8461, Sections 3.3 and 5.1).
+func next(k *kept, id string, err error, now time.Time) step {
+	live := k.live(now)
+	switch {
+	case errors.Is(err, ErrLookup):
+		return step{err: err}
+	case err != nil: // never by itself the end of a live policy (ledger STS-3.1-10), but of mode none (STS-8.3-02)
+		return step{err: err, forget: k.policy != nil && (!live || k.policy.Mode == None)}
+	case live && k.id == id:
+		return step{}
+	case k.failedID == id && k.failures > 0 && !now.Before(k.failedAt) && now.Sub(k.failedAt) < retryFetch:
+		return step{err: k.failureError()}
+	}
+	return step{fetch: true}
+}

@@ -1,0 +1,141 @@
+package stscache
+
+import (
+	"bytes"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"stsrelay/internal/addr"
+)
+
+// MaxPolicySize bounds a policy file, in octets (RFC 8461, Section 3.3; ledger
+// STS-3.3-10).
+const MaxPolicySize = 64 << 10
+
+// maxPatterns bounds the mx lines of one policy (ledger STS-10.3-02).
+const maxPatterns = 1000
+
+// ParsePolicy reads a policy file (RFC 8461, Section 3.2) and returns its lines
+// as served, without their ends. The error wraps ErrPolicySyntax, or
+// ErrTooLarge, and names the line.
+func ParsePolicy(body []byte) (*Policy, []string, error) {
+	if len(body) > MaxPolicySize {
+		return nil, nil, ErrTooLarge
+	}
+	p := policyParser{seen: map[string]bool{}}
+	for i, line := range splitLines(body) {
+		if problem := p.line(line); problem != "" {
+			return nil, nil, fmt.Errorf("%w: line %d: %s", ErrPolicySyntax, i+1, problem)
+		}
+	}
+	if problem := p.complete(); problem != "" {
+		return nil, nil, fmt.Errorf("%w: %s", ErrPolicySyntax, problem)
+	}
+	return &p.policy, p.lines, nil
+}
+
+// splitLines cuts at LF and CRLF; the last end may be missing (ledger
+// STS-3.2-04, ERR-8461-6253).
+func splitLines(body []byte) (lines []string) {
+	body = bytes.TrimSuffix(body, []byte("\n"))
+	for line := range bytes.SplitSeq(body, []byte("\n")) {
+		lines = append(lines, string(bytes.TrimSuffix(line, []byte("\r"))))
+	}
+	return lines
+}
+
+type policyParser struct {
+	policy Policy
+	lines  []string
+	seen   map[string]bool // keys other than mx
+}
+
+// line reads one line and says what is wrong with it.
+func (p *policyParser) line(line string) (problem string) {
+	if line == "" { // tolerated (ledger STS-3.2-18)
+		return ""
+	}
+	p.lines = append(p.lines, line)
+	key, value, ok := strings.Cut(line, ":")
+	value = strings.Trim(value, " \t")
+	switch {
+	case !ok || !isExtensionName(key):
+		return "it is not of the form key: value"
+	case !isPolicyValue(value):
+		return fmt.Sprintf("the value of %s is empty or has a character that is not allowed", key)
+	case key == "mx":
+		return p.pattern(value)
+	case p.seen[key]: // the first counts, and the others are not read (ledger STS-3.2-16, STS-3.2-17)
+		return ""
+	}
+	p.seen[key] = true
+	return p.field(key, value)
+}
+
+func (p *policyParser) field(key, value string) (problem string) {
+	switch key {
+	case "version":
+		if value != "STSv1" {
+			return fmt.Sprintf("the version is %q and not STSv1", value)
+		}
+	case "mode":
+		switch Mode(value) {
+		case Enforce, Testing, None:
+			p.policy.Mode = Mode(value)
+		default:
+			return fmt.Sprintf("the mode is %q and not enforce, testing or none", value)
+		}
+	case "max_age":
+		seconds, err := strconv.ParseUint(value, 10, 64)
+		if err != nil || len(value) > 10 || value[0] == '+' {
+			return fmt.Sprintf("max_age is %q and not a number of 1 to 10 digits", value)
+		}
+		p.policy.MaxAge = time.Duration(min(seconds, uint64(MaxAge/time.Second))) * time.Second // ledger STS-3.2-09
+	}
+	return ""
+}
+
+// pattern reads the value of an mx line. A bad one makes the policy invalid
+// (ledger STS-3.2-12).
+func (p *policyParser) pattern(value string) (problem string) {
+	name := strings.TrimPrefix(value, "*.")
+	d, err := addr.ParseDomain(name)
+	if err != nil || !strings.EqualFold(d.String(), name) {
+		return fmt.Sprintf("mx is %q and not a host name in A-labels, or \"*.\" and a domain", value)
+	}
+	if last := name[strings.LastIndexByte(name, '.')+1:]; strings.Trim(last, "0123456789") == "" {
+		return fmt.Sprintf("mx is %q, which names no host", value) // ledger STS-3.2-14
+	}
+	if len(p.policy.MX) == maxPatterns {
+		return fmt.Sprintf("there are more than %d mx lines", maxPatterns)
+	}
+	p.policy.MX = append(p.policy.MX, Pattern(strings.ToLower(value)))
+	return ""
+}
+
+// complete says what is missing (ledger STS-3.2-07, -08, -09, -11).
+func (p *policyParser) complete() (problem string) {
+	for _, key := range []string{"version", "mode", "max_age"} {
+		if !p.seen[key] {
+			return "there is no " + key
+		}
+	}
+	if p.policy.Mode != None && len(p.policy.MX) == 0 {
+		return fmt.Sprintf("mode %s needs at least one mx", p.policy.Mode)
+	}
+	return ""
+}
+
+// isPolicyValue is the value of any key: printable ASCII and UTF-8, with blanks
+// inside (ledger STS-3.2-15, STS-3.2-19).
+func isPolicyValue(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c < 0x20 || c == 0x7f {
+			return false
+		}
+	}
+	return s != "" && utf8.ValidString(s)
+}
