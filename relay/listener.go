@@ -3,10 +3,16 @@ package relay
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"sync"
+	"sync/atomic"
+	"syscall"
 	"time"
 
+	"github.com/emersion/go-smtp"
 	"github.com/rs/zerolog"
 )
 
@@ -30,11 +36,206 @@ type ListenerOptions struct {
 }
 
 // A Listener takes mail from clients by SMTP.
-type Listener struct{}
+type Listener struct {
+	o                 ListenerOptions
+	accepted, refused atomic.Uint64
+
+	mu      sync.Mutex
+	conns   map[*shim]netip.Addr
+	leaving bool
+	empty   chan struct{} // closed when the last connection has ended and we are leaving
+	work    sync.WaitGroup
+}
+
+// ListenerSnapshot is how a Listener is at a moment.
+type ListenerSnapshot struct {
+	Name              string
+	Connections       int
+	Accepted, Refused uint64 // messages, and refusals, since the start
+}
 
 // NewListener returns a Listener that takes nothing before Serve.
-func NewListener(o ListenerOptions) *Listener { panic("stub") }
+func NewListener(o ListenerOptions) *Listener {
+	if o.MaxMessageSize <= 0 {
+		o.MaxMessageSize = 50 << 20
+	}
+	if o.MaxConnections <= 0 {
+		o.MaxConnections = 1000
+	}
+	if o.MaxPerClient <= 0 {
+		o.MaxPerClient = 200
+	}
+	if o.IdleTimeout <= 0 {
+		o.IdleTimeout = 5 * time.Minute
+	}
+	if o.Grace <= 0 {
+		o.Grace = 30 * time.Second
+	}
+	return &Listener{o: o, conns: map[*shim]netip.Addr{}, empty: make(chan struct{})}
+}
+
+// Snapshot tells of connections and messages.
+func (l *Listener) Snapshot() ListenerSnapshot {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return ListenerSnapshot{l.o.Name, len(l.conns), l.accepted.Load(), l.refused.Load()}
+}
 
 // Serve takes mail from the connections of ln until ctx ends. Then idle clients
 // get 421, and transactions under way may end within the grace time.
-func (l *Listener) Serve(ctx context.Context, ln net.Listener) error { panic("stub") }
+func (l *Listener) Serve(ctx context.Context, ln net.Listener) error {
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	srv := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) { return l.session(work, c) }))
+	srv.Domain = l.o.Hostname
+	srv.MaxMessageBytes = l.o.MaxMessageSize + 1 // it refuses the last octet (libraries: S11)
+	srv.MaxLineLength = maxBodyLine
+	srv.TLSConfig = l.o.TLS
+	srv.ErrorLog = errorLog{l.o.Log, l.o.Name}
+	door := net.Listener(&shimListener{Listener: ln, l: l})
+	if l.o.Implicit {
+		door = tls.NewListener(door, l.o.TLS)
+	}
+	served := make(chan error, 1)
+	go func() { served <- srv.Serve(door) }()
+	var err error
+	select {
+	case err = <-served: // nobody asked it to end
+		err = fmt.Errorf("accepting connections: %w", err)
+	case <-ctx.Done():
+		ln.Close()
+		<-served
+	}
+	l.leave()
+	srv.Close()
+	l.work.Wait()
+	return err
+}
+
+// leave has every client go, and waits for those with a transaction.
+func (l *Listener) leave() {
+	l.mu.Lock()
+	l.leaving = true
+	for c := range l.conns {
+		c.leave(l.o.Grace)
+	}
+	if len(l.conns) == 0 {
+		close(l.empty)
+	}
+	l.mu.Unlock()
+	limit := time.NewTimer(l.o.Grace)
+	defer limit.Stop()
+	select {
+	case <-l.empty:
+	case <-limit.C:
+	}
+}
+
+func (l *Listener) session(ctx context.Context, c *smtp.Conn) (smtp.Session, error) {
+	s := &session{l: l, conn: c, ctx: ctx}
+	switch under := c.Conn().(type) {
+	case *shim:
+		s.shim = under
+	case *tls.Conn:
+		s.shim = under.NetConn().(*shim)
+	}
+	return s, nil
+}
+
+// forget removes a message that may have been stored although the client will
+// be told to send it again. What cannot be removed now is tried until the end.
+func (l *Listener) forget(ctx context.Context, id ID) {
+	if l.o.Store.Forget(ctx, id) == nil {
+		return
+	}
+	l.work.Go(func() {
+		for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Minute) {
+			select {
+			case <-ctx.Done():
+				l.o.Log.Warn().Str("queue_id", string(id)).Msg("a message that the client was told to send again may be in the queue too")
+				return
+			case <-time.After(pause):
+			}
+			if l.o.Store.Forget(ctx, id) == nil {
+				return
+			}
+		}
+	})
+}
+
+// A shimListener puts a shim on each connection, and turns away what is too
+// much.
+type shimListener struct {
+	net.Listener
+	l *Listener
+}
+
+func (s *shimListener) Accept() (net.Conn, error) {
+	for {
+		nc, err := s.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		c := &shim{Conn: nc, idle: s.l.o.IdleTimeout, bye: "421 4.3.2 " + s.l.o.Hostname + " is going down\r\n",
+			size: fmt.Appendf(nil, "250 SIZE %d\r\n", s.l.o.MaxMessageSize+1), trueSize: fmt.Appendf(nil, "250 SIZE %d\r\n", s.l.o.MaxMessageSize)}
+		if why := s.l.enter(c); why != "" {
+			s.l.o.Log.Warn().Str("listener", s.l.o.Name).Str("client", clientText(nc.RemoteAddr())).Msg("connection refused: " + why)
+			c.Write([]byte("421 4.7.0 " + s.l.o.Hostname + " " + why + "\r\n"))
+			c.Close()
+			continue
+		}
+		return c, nil
+	}
+}
+
+// enter counts a connection in, or says why not.
+func (l *Listener) enter(c *shim) (why string) {
+	ip := clientIP(c.RemoteAddr())
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	n := 0
+	for _, other := range l.conns {
+		if other == ip {
+			n++
+		}
+	}
+	switch {
+	case l.leaving:
+		return "is going down"
+	case len(l.conns) >= l.o.MaxConnections:
+		return fmt.Sprintf("has %d connections, which is the limit", len(l.conns))
+	case n >= l.o.MaxPerClient:
+		return fmt.Sprintf("has %d connections from %s, which is the limit", n, clientText(c.RemoteAddr()))
+	}
+	l.conns[c] = ip
+	c.onClose = func() { l.exit(c) }
+	return ""
+}
+
+func (l *Listener) exit(c *shim) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	delete(l.conns, c)
+	if l.leaving && len(l.conns) == 0 {
+		select {
+		case <-l.empty:
+		default:
+			close(l.empty)
+		}
+	}
+}
+
+// noRoom reports whether the store has no room, rather than another fault.
+func noRoom(err error) bool { return errors.Is(err, syscall.ENOSPC) || errors.Is(err, ErrNoRoom) }
+
+// errorLog is where go-smtp tells of connections that broke.
+type errorLog struct {
+	log  zerolog.Logger
+	name string
+}
+
+func (e errorLog) Printf(format string, v ...any) {
+	e.log.Debug().Str("listener", e.name).Msg(cleanLine(fmt.Sprintf(format, v...)))
+}
+
+func (e errorLog) Println(v ...any) { e.Printf("%s", fmt.Sprint(v...)) }

@@ -115,6 +115,7 @@ const MaxHistory = 20
 // it may have been. Both are wrapped with their cause.
 var (
 	ErrUnavailable    = errors.New("queue store unavailable")
+	ErrNoRoom         = errors.New("no room left") // beside ErrUnavailable, when that is the cause
 	ErrUnknownOutcome = errors.New("queue store write has an unknown outcome")
 	ErrNotFound       = errors.New("no such message")
 )

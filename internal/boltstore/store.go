@@ -186,7 +186,7 @@ func (s *Store) roomLeft() error {
 		return unavailable(fmt.Errorf("free space of %s: %w", s.dir, err))
 	}
 	if free < s.o.FreeSpace {
-		return unavailable(fmt.Errorf("only %d MiB free in %s, accepting needs %d", free>>20, s.dir, s.o.FreeSpace>>20))
+		return unavailable(fmt.Errorf("%w: only %d MiB free in %s, accepting needs %d", relay.ErrNoRoom, free>>20, s.dir, s.o.FreeSpace>>20))
 	}
 	return nil
 }

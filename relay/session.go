@@ -1,0 +1,254 @@
+package relay
+
+import (
+	"bufio"
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"stsrelay/internal/addr"
+
+	"github.com/emersion/go-smtp"
+)
+
+// maxRecipients bounds one transaction (RFC 5321, Section 4.5.3.1.8 asks for
+// 100 at least).
+const maxRecipients = 1000
+
+// A session is one client's. It is the only place that makes an SMTPError.
+type session struct {
+	l    *Listener
+	conn *smtp.Conn
+	shim *shim
+	ctx  context.Context
+
+	from addr.Address
+	opts smtp.MailOptions
+	mail bool // MAIL was taken
+	to   []addr.Address
+}
+
+// Reset ends a transaction.
+func (s *session) Reset() {
+	s.mail, s.from, s.opts, s.to = false, addr.Address{}, smtp.MailOptions{}, nil
+	s.shim.setBusy(false)
+}
+
+// Logout ends the session.
+func (s *session) Logout() error {
+	s.Reset()
+	return nil
+}
+
+// Mail begins a transaction.
+func (s *session) Mail(from string, o *smtp.MailOptions) error {
+	if s.mail { // go-smtp would keep the recipients of the first one
+		return refusal(503, smtp.EnhancedCode{5, 5, 1}, "a transaction is under way: say RSET first")
+	}
+	if client := s.conn.Conn().RemoteAddr(); !mayRelay(s.l.o.AllowFrom, client) {
+		return s.refused(550, smtp.EnhancedCode{5, 7, 1}, "client %s may not relay here: allow_from of listener %q does not list it", clientText(client), s.l.o.Name)
+	}
+	if o.Size > s.l.o.MaxMessageSize {
+		return s.refused(552, smtp.EnhancedCode{5, 3, 4}, "the message is larger than the %d octets that are taken here", s.l.o.MaxMessageSize)
+	}
+	var a addr.Address
+	if from != "" {
+		var err error
+		if a, err = readAddress(from); err != nil {
+			return s.refused(553, smtp.EnhancedCode{5, 1, 7}, "the sender's address is not one: %s", cleanLine(err.Error()))
+		}
+		if a.NeedsUTF8() {
+			return s.refused(553, smtp.EnhancedCode{5, 6, 7}, "SMTPUTF8 is not offered: the sender's address must be ASCII")
+		}
+	}
+	s.from, s.opts, s.mail = a, *o, true
+	s.shim.setBusy(true)
+	return nil
+}
+
+// Rcpt adds a recipient.
+func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
+	a, err := readAddress(to)
+	switch {
+	case err != nil:
+		return s.refused(553, smtp.EnhancedCode{5, 1, 3}, "the recipient's address is not one: %s", cleanLine(err.Error()))
+	case a.NeedsUTF8():
+		return s.refused(553, smtp.EnhancedCode{5, 6, 7}, "SMTPUTF8 is not offered: the recipient's address must be ASCII")
+	case len(s.to) >= maxRecipients:
+		return refusal(452, smtp.EnhancedCode{4, 5, 3}, "more than %d recipients: send the message again to the others", maxRecipients)
+	case !slices.Contains(s.to, a):
+		s.to = append(s.to, a)
+	}
+	return nil
+}
+
+// readAddress reads an address as go-smtp gives it: with its local part
+// unquoted (RFC 5321, Section 4.1.2; libraries: S6).
+func readAddress(s string) (addr.Address, error) {
+	i := strings.LastIndexByte(s, '@')
+	if i < 0 {
+		return addr.Address{}, fmt.Errorf("%q has no domain", s)
+	}
+	return addr.ParseAddress(addr.Quote(s[:i]) + s[i:])
+}
+
+// Data takes the content. Only when the store has it is the client told 250.
+func (s *session) Data(r io.Reader) (err error) {
+	s.shim.setContent(true)
+	defer s.shim.setContent(false)
+	id := NewID()
+	body, err := s.l.o.Store.NewBody(s.ctx)
+	if err != nil {
+		return s.storeFault(id, err)
+	}
+	defer body.Discard()
+	in := &intake{s: s, id: id, to: body}
+	if err := in.copy(r); err != nil {
+		return err
+	}
+	return s.accept(in, body)
+}
+
+// An intake is content on its way to the store.
+type intake struct {
+	s    *session
+	id   ID
+	to   BodyWriter
+	head headerScan
+	eol  lineEnds
+	n    int64
+	high bool // octets above 0x7F
+}
+
+func (in *intake) copy(r io.Reader) error {
+	s := in.s
+	if _, err := io.WriteString(in.to, s.trace(in.id).field()); err != nil {
+		return s.storeFault(in.id, err)
+	}
+	in.eol.normalize = s.l.o.Normalize
+	w := bufio.NewWriterSize(in.to, 32<<10)
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := r.Read(buf)
+		in.n += int64(n)
+		if in.n > s.l.o.MaxMessageSize {
+			return s.refused(552, smtp.EnhancedCode{5, 3, 4}, "the message is larger than the %d octets that are taken here", s.l.o.MaxMessageSize)
+		}
+		p, ok := in.eol.convert(buf[:n], err == io.EOF)
+		if !ok {
+			return s.refused(550, smtp.EnhancedCode{5, 5, 2}, "the content has a CR or LF that is not part of a CRLF (RFC 5321, Section 2.3.8); line_endings = \"normalize\" of the listener would mend it")
+		}
+		in.note(p)
+		if _, werr := w.Write(p); werr != nil {
+			return s.storeFault(in.id, werr)
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			if err := w.Flush(); err != nil {
+				return s.storeFault(in.id, err)
+			}
+			return nil
+		case errors.Is(err, smtp.ErrDataTooLarge):
+			return s.refused(552, smtp.EnhancedCode{5, 3, 4}, "the message is larger than the %d octets that are taken here", s.l.o.MaxMessageSize)
+		case err != nil: // what follows cannot be told from commands
+			s.shim.fail(errGone)
+			return refusal(451, smtp.EnhancedCode{4, 4, 2}, "the content broke off")
+		}
+	}
+}
+
+func (in *intake) note(p []byte) {
+	in.head.write(p)
+	for i := 0; i < len(p) && !in.high; i++ {
+		in.high = p[i] > 0x7f
+	}
+}
+
+// accept gives body and entries to the store.
+func (s *session) accept(in *intake, body BodyWriter) error {
+	if in.head.hops >= maxHops {
+		return s.refused(554, smtp.EnhancedCode{5, 4, 6}, "the message has passed %d hosts: it is in a loop", in.head.hops)
+	}
+	m := s.message(in, body.Size())
+	err := s.l.o.Store.Accept(s.ctx, m, body)
+	if errors.Is(err, ErrUnknownOutcome) {
+		s.l.forget(s.ctx, m.ID)
+	}
+	if err != nil {
+		return s.storeFault(in.id, err)
+	}
+	s.l.accepted.Add(1)
+	s.logAccepted(m, in)
+	if s.l.o.Wake != nil {
+		dests := make([]Destination, len(m.Entries))
+		for i, e := range m.Entries {
+			dests[i] = e.Destination
+		}
+		s.l.o.Wake(dests...)
+	}
+	return refusal(250, smtp.EnhancedCode{2, 0, 0}, "queued as %s", m.ID)
+}
+
+// message splits the recipients by destination.
+func (s *session) message(in *intake, size int64) Message {
+	o := Options{Body: Body(s.opts.Body), EightBit: in.high, Listener: s.l.o.Name, Upstream: in.head.upstream,
+		Client: heloText(s.conn.Hostname()) + " " + clientText(s.conn.Conn().RemoteAddr())}
+	m := Message{ID: in.id, From: s.from, Options: o, Size: size}
+	index := map[Destination]int{}
+	for _, a := range s.to {
+		d := Destination(a.NextHop().String())
+		i, ok := index[d]
+		if !ok {
+			i = len(m.Entries)
+			index[d] = i
+			m.Entries = append(m.Entries, NewEntry{Destination: d})
+		}
+		m.Entries[i].To = append(m.Entries[i].To, Recipient{Address: a})
+	}
+	for i := range m.Entries {
+		m.Entries[i].ID = EntryID(m.ID, i, len(m.Entries))
+	}
+	return m
+}
+
+func (s *session) trace(id ID) trace {
+	t := trace{helo: s.conn.Hostname(), client: clientIP(s.conn.Conn().RemoteAddr()), hostname: s.l.o.Hostname, esmtp: true, id: id, at: time.Now()}
+	if st, ok := s.conn.TLSConnectionState(); ok {
+		t.tls = tls.VersionName(st.Version) + " " + tls.CipherSuiteName(st.CipherSuite)
+	}
+	if len(s.to) == 1 {
+		t.to = s.to[0].String()
+	}
+	return t
+}
+
+// storeFault says what the client must know: try again.
+func (s *session) storeFault(id ID, err error) error {
+	s.l.o.Log.Error().Err(err).Str("queue_id", string(id)).Str("listener", s.l.o.Name).Msg("a message could not be stored; the client was told to try again")
+	s.l.refused.Add(1)
+	if noRoom(err) {
+		return refusal(452, smtp.EnhancedCode{4, 3, 1}, "there is no room to store the message; try again later")
+	}
+	return refusal(451, smtp.EnhancedCode{4, 3, 0}, "the message could not be stored; try again later")
+}
+
+// refused logs a refusal and returns it.
+func (s *session) refused(code int, enhanced smtp.EnhancedCode, format string, args ...any) error {
+	e := refusal(code, enhanced, format, args...)
+	s.l.refused.Add(1)
+	s.l.o.Log.Info().Str("listener", s.l.o.Name).Str("client", clientText(s.conn.Conn().RemoteAddr())).Str("helo", heloText(s.conn.Hostname())).
+		Str("from", s.from.String()).Int("code", code).Str("reason", e.Message).Msg("a client was refused: " + e.Message)
+	return e
+}
+
+func (s *session) logAccepted(m Message, in *intake) {
+	s.l.o.Log.Info().Str("queue_id", string(m.ID)).Str("from", m.From.String()).Int("nrcpt", len(s.to)).Int64("size", m.Size).
+		Str("client", m.Options.Client).Str("listener", s.l.o.Name).Str("message_id", in.head.messageID).
+		Str("upstream_id", m.Options.Upstream).
+		Msgf("%s: from=%s, size=%d, nrcpt=%d (queue active)", m.ID, m.From.Path(), m.Size, len(s.to))
+}
