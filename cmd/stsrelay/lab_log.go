@@ -11,10 +11,9 @@ import (
 // A labLog keeps what the relay logs, so that each message's part of it can be
 // told.
 type labLog struct {
+	mu     sync.Mutex  // guards what follows
 	copies []io.Writer // get every line as it is
-
-	mu    sync.Mutex // guards what follows
-	lines []logLine
+	lines  []logLine
 }
 
 // A logLine is one event.
@@ -36,6 +35,8 @@ type logLine struct {
 const maxLogLines = 20_000
 
 func (l *labLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
 	for _, w := range l.copies {
 		if _, err := w.Write(p); err != nil {
 			return 0, err
@@ -45,8 +46,6 @@ func (l *labLog) Write(p []byte) (int, error) {
 	if err := json.Unmarshal(p, &line); err != nil {
 		line = logLine{Level: "unreadable", Message: strings.TrimSpace(string(p))}
 	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
 	if len(l.lines) < maxLogLines {
 		l.lines = append(l.lines, line)
 	}

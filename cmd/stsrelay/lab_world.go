@@ -190,7 +190,7 @@ func (b *labBench) startRelay(ctx context.Context, cfg config.Config, realPorts 
 	go func() {
 		b.stopped <- app.Run(ctx, cfg, app.Options{
 			Version: versionText(), ConfigPath: filepath.Join(b.dir, "config.toml"), Log: zerolog.New(b.log).With().Timestamp().Logger(),
-			Dialer: dialer, FetchLimit: 3 * time.Second, Timeouts: labTimeouts, Grace: 2 * time.Second,
+			Dialer: dialer, FetchLimit: 3 * time.Second, Timeouts: labTimeouts, Grace: time.Second,
 			Ready: func(i app.Info) { ready <- i },
 		})
 	}()

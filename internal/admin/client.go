@@ -31,6 +31,12 @@ var ErrNoDaemon = errors.New("no daemon answers")
 // ErrNotFound is wrapped when the daemon knows no such thing.
 var ErrNotFound = errors.New("not found")
 
+// notFound is an ErrNotFound in the daemon's words.
+type notFound struct{ text string }
+
+func (n notFound) Error() string { return n.text }
+func (n notFound) Unwrap() error { return ErrNotFound }
+
 // NewClient returns a Client for the socket; nothing is dialled yet.
 func NewClient(socket string) *Client {
 	return &Client{socket: socket, http: http.Client{Transport: &http.Transport{
@@ -118,7 +124,7 @@ func (c *Client) do(ctx context.Context, method, path string, in any) (*http.Res
 		msg = "the daemon answered " + res.Status
 	}
 	if res.StatusCode == http.StatusNotFound {
-		return nil, fmt.Errorf("%w: %s", ErrNotFound, msg)
+		return nil, notFound{msg}
 	}
 	return nil, errors.New(msg)
 }
