@@ -7,12 +7,6 @@ import (
 	"stsrelay/internal/addr"
 )
 
-// A Day is a UTC day, "2006-01-02".
-type Day string
-
-// DayOf is a type's day: the UTC day a session is booked on (ledger RPT-4.1-03).
-func (s Session) Day() Day { return Day(s.Start.UTC().Format("2006-01-02")) }
-
 // A Tally is everything counted for one domain on one day.
 type Tally struct {
 	Day      Day
