@@ -1,7 +1,6 @@
 package config
 
 import (
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"net"
@@ -91,7 +90,7 @@ func (v *validator) listener(at string, l *Listener) {
 	}
 	v.oneOf(at+".line_endings", l.LineEndings, "reject", "normalize")
 	if v.oneOf(at+".tls", l.TLS, "off", "starttls", "implicit") && l.TLS != "off" {
-		v.certificate(at, l)
+		v.problem(at+".tls", "%q is not built yet in this version; use \"off\"", l.TLS)
 	}
 	if l.MaxMessageSize < 64<<10 {
 		v.problem(at+".max_message_size", "%s is less than the 64KiB that every server must take (RFC 5321, Section 4.5.3.1.7)", l.MaxMessageSize)
@@ -102,18 +101,6 @@ func (v *validator) listener(at string, l *Listener) {
 		} else if p != p.Masked() {
 			v.problem(at+".allow_from", "%s has bits beyond its length; did you mean %s?", p, p.Masked())
 		}
-	}
-}
-
-// certificate loads the listener's key pair, so that a bad one is found here
-// and not at the first client.
-func (v *validator) certificate(at string, l *Listener) {
-	if l.CertFile == "" || l.KeyFile == "" {
-		v.problem(at+".tls", "%q needs cert_file and key_file (PEM)", l.TLS)
-		return
-	}
-	if _, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile); err != nil {
-		v.problem(at+".cert_file", "%v", err)
 	}
 }
 
