@@ -2,15 +2,16 @@ package relay
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unicode"
 
 	"github.com/emersion/go-smtp"
 	"github.com/rs/zerolog"
@@ -24,8 +25,6 @@ type ListenerOptions struct {
 	AllowFrom      []netip.Prefix // who may relay; empty: nobody
 	MaxMessageSize int64          // octets; 0: 50 MiB
 	Normalize      bool           // bare CR and LF in content become CRLF instead of 550 (ledger SMUG-02)
-	TLS            *tls.Config    // offers STARTTLS; nil: no TLS
-	Implicit       bool           // TLS from the first octet
 	Store          Store
 	Wake           func(...Destination) // the engine's; nil: nobody
 	MaxConnections int                  // in all; 0: 1000
@@ -88,26 +87,21 @@ func (l *Listener) Serve(ctx context.Context, ln net.Listener) error {
 	defer stop()
 	srv := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) { return l.session(work, c) }))
 	srv.Domain = l.o.Hostname
-	srv.MaxMessageBytes = l.o.MaxMessageSize + 1 // it refuses the last octet (libraries: S11)
+	srv.MaxMessageBytes = l.o.MaxMessageSize + 1 // it refuses the last octet (S11)
 	srv.MaxLineLength = maxBodyLine
-	srv.TLSConfig = l.o.TLS
 	srv.ErrorLog = errorLog{l.o.Log, l.o.Name}
-	door := net.Listener(&shimListener{Listener: ln, l: l})
-	if l.o.Implicit {
-		door = tls.NewListener(door, l.o.TLS)
-	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(door) }()
+	go func() { served <- srv.Serve(&shimListener{Listener: ln, l: l, o: l.shimOptions()}) }()
 	var err error
 	select {
 	case err = <-served: // nobody asked it to end
 		err = fmt.Errorf("accepting connections: %w", err)
 	case <-ctx.Done():
-		ln.Close()
+		err = ln.Close()
 		<-served
 	}
 	l.leave()
-	srv.Close()
+	_ = srv.Close() // of a listener that is closed already
 	l.work.Wait()
 	return err
 }
@@ -132,14 +126,27 @@ func (l *Listener) leave() {
 }
 
 func (l *Listener) session(ctx context.Context, c *smtp.Conn) (smtp.Session, error) {
-	s := &session{l: l, conn: c, ctx: ctx}
-	switch under := c.Conn().(type) {
-	case *shim:
-		s.shim = under
-	case *tls.Conn:
-		s.shim = under.NetConn().(*shim)
+	if strings.ContainsFunc(c.Hostname(), unicode.IsControl) { // S7
+		return nil, refusal(501, smtp.EnhancedCode{5, 5, 4}, "the name in HELO or EHLO has control characters")
 	}
-	return s, nil
+	return &session{l: l, shim: c.Conn().(*shim), conn: c, ctx: ctx}, nil
+}
+
+// shimOptions says what go-smtp's replies should be: without CHUNKING (S4), with
+// the size that is taken (S11), and with the code for parameters that are not
+// known (RFC 5321, Section 4.1.1.11).
+func (l *Listener) shimOptions() shimOptions {
+	o := shimOptions{idle: l.o.IdleTimeout, loose: l.o.Normalize, bye: "421 4.3.2 " + l.o.Hostname + " is going down\r\n",
+		replies: map[string]string{
+			"250-CHUNKING\r\n": "",
+			fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize+1): fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize),
+			"500 5.5.4 Unknown MAIL FROM argument\r\n":           "555 5.5.4 a parameter of MAIL is not known here\r\n",
+			"500 5.5.4 Unknown RCPT TO argument\r\n":             "555 5.5.4 a parameter of RCPT is not known here\r\n",
+		}}
+	for _, name := range []string{"SMTPUTF8", "REQUIRETLS", "BINARYMIME", "RET", "ENVID", "NOTIFY", "ORCPT", "RRVS", "DELIVERBY", "MT-PRIORITY"} {
+		o.replies["504 5.5.4 "+name+" is not implemented\r\n"] = "555 5.5.4 " + name + " is not offered\r\n"
+	}
+	return o
 }
 
 // forget removes a message that may have been stored although the client will
@@ -168,6 +175,7 @@ func (l *Listener) forget(ctx context.Context, id ID) {
 type shimListener struct {
 	net.Listener
 	l *Listener
+	o shimOptions
 }
 
 func (s *shimListener) Accept() (net.Conn, error) {
@@ -176,12 +184,12 @@ func (s *shimListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &shim{Conn: nc, idle: s.l.o.IdleTimeout, bye: "421 4.3.2 " + s.l.o.Hostname + " is going down\r\n",
-			size: fmt.Appendf(nil, "250 SIZE %d\r\n", s.l.o.MaxMessageSize+1), trueSize: fmt.Appendf(nil, "250 SIZE %d\r\n", s.l.o.MaxMessageSize)}
+		c := &shim{Conn: nc, o: s.o}
 		if why := s.l.enter(c); why != "" {
 			s.l.o.Log.Warn().Str("listener", s.l.o.Name).Str("client", clientText(nc.RemoteAddr())).Msg("connection refused: " + why)
-			c.Write([]byte("421 4.7.0 " + s.l.o.Hostname + " " + why + "\r\n"))
-			c.Close()
+			c.words = "421 4.7.0 " + s.l.o.Hostname + " " + why + "\r\n"
+			_ = c.fail(net.ErrClosed)
+			_ = c.Close()
 			continue
 		}
 		return c, nil

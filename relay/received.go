@@ -20,7 +20,6 @@ type trace struct {
 	client   netip.Addr
 	hostname string // ours
 	esmtp    bool
-	tls      string // "TLSv1.3 TLS_AES_128_GCM_SHA256", "" without
 	id       ID
 	to       string // the only recipient, "" when there are several
 	at       time.Time
@@ -31,10 +30,7 @@ type trace struct {
 func (t trace) field() string {
 	from := heloText(t.helo)
 	with := "SMTP"
-	switch { // RFC 3848
-	case t.tls != "":
-		with = "ESMTPS"
-	case t.esmtp:
+	if t.esmtp { // RFC 3848
 		with = "ESMTP"
 	}
 	client := ""
@@ -43,9 +39,6 @@ func (t trace) field() string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "Received: from %s%s\r\n", from, client)
-	if t.tls != "" {
-		fmt.Fprintf(&b, "\t(using %s)\r\n", t.tls)
-	}
 	fmt.Fprintf(&b, "\tby %s (stsrelay) with %s id %s", t.hostname, with, t.id)
 	if t.to != "" {
 		fmt.Fprintf(&b, "\r\n\tfor <%s>", t.to)

@@ -3,10 +3,10 @@ package relay
 import (
 	"bufio"
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"slices"
 	"strings"
 	"time"
@@ -31,6 +31,8 @@ type session struct {
 	opts smtp.MailOptions
 	mail bool // MAIL was taken
 	to   []addr.Address
+
+	stray int // messages with a bare CR or LF so far
 }
 
 // Reset ends a transaction.
@@ -50,7 +52,7 @@ func (s *session) Mail(from string, o *smtp.MailOptions) error {
 	if s.mail { // go-smtp would keep the recipients of the first one
 		return refusal(503, smtp.EnhancedCode{5, 5, 1}, "a transaction is under way: say RSET first")
 	}
-	if client := s.conn.Conn().RemoteAddr(); !mayRelay(s.l.o.AllowFrom, client) {
+	if client := s.shim.RemoteAddr(); !mayRelay(s.l.o.AllowFrom, client) {
 		return s.refused(550, smtp.EnhancedCode{5, 7, 1}, "client %s may not relay here: allow_from of listener %q does not list it", clientText(client), s.l.o.Name)
 	}
 	if o.Size > s.l.o.MaxMessageSize {
@@ -60,10 +62,7 @@ func (s *session) Mail(from string, o *smtp.MailOptions) error {
 	if from != "" {
 		var err error
 		if a, err = readAddress(from); err != nil {
-			return s.refused(553, smtp.EnhancedCode{5, 1, 7}, "the sender's address is not one: %s", cleanLine(err.Error()))
-		}
-		if a.NeedsUTF8() {
-			return s.refused(553, smtp.EnhancedCode{5, 6, 7}, "SMTPUTF8 is not offered: the sender's address must be ASCII")
+			return s.badAddress(smtp.EnhancedCode{5, 1, 7}, "sender", err)
 		}
 	}
 	s.from, s.opts, s.mail = a, *o, true
@@ -76,9 +75,7 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 	a, err := readAddress(to)
 	switch {
 	case err != nil:
-		return s.refused(553, smtp.EnhancedCode{5, 1, 3}, "the recipient's address is not one: %s", cleanLine(err.Error()))
-	case a.NeedsUTF8():
-		return s.refused(553, smtp.EnhancedCode{5, 6, 7}, "SMTPUTF8 is not offered: the recipient's address must be ASCII")
+		return s.badAddress(smtp.EnhancedCode{5, 1, 3}, "recipient", err)
 	case len(s.to) >= maxRecipients:
 		return refusal(452, smtp.EnhancedCode{4, 5, 3}, "more than %d recipients: send the message again to the others", maxRecipients)
 	case !slices.Contains(s.to, a):
@@ -87,9 +84,21 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 	return nil
 }
 
+func (s *session) badAddress(enhanced smtp.EnhancedCode, who string, err error) error {
+	if errors.Is(err, errNotASCII) {
+		return s.refused(553, smtp.EnhancedCode{5, 6, 7}, "the %s's address is not ASCII, and SMTPUTF8 is not offered", who)
+	}
+	return s.refused(553, enhanced, "the %s's address is not one: %s", who, cleanLine(err.Error()))
+}
+
+var errNotASCII = errors.New("not ASCII")
+
 // readAddress reads an address as go-smtp gives it: with its local part
-// unquoted (RFC 5321, Section 4.1.2; libraries: S6).
+// unquoted (RFC 5321, Section 4.1.2; S6).
 func readAddress(s string) (addr.Address, error) {
+	if strings.IndexFunc(s, func(r rune) bool { return r > 0x7f }) >= 0 {
+		return addr.Address{}, errNotASCII
+	}
 	i := strings.LastIndexByte(s, '@')
 	if i < 0 {
 		return addr.Address{}, fmt.Errorf("%q has no domain", s)
@@ -99,8 +108,7 @@ func readAddress(s string) (addr.Address, error) {
 
 // Data takes the content. Only when the store has it is the client told 250.
 func (s *session) Data(r io.Reader) (err error) {
-	s.shim.setContent(true)
-	defer s.shim.setContent(false)
+	s.shim.beginContent()
 	id := NewID()
 	body, err := s.l.o.Store.NewBody(s.ctx)
 	if err != nil {
@@ -130,7 +138,6 @@ func (in *intake) copy(r io.Reader) error {
 	if _, err := io.WriteString(in.to, s.trace(in.id).field()); err != nil {
 		return s.storeFault(in.id, err)
 	}
-	in.eol.normalize = s.l.o.Normalize
 	w := bufio.NewWriterSize(in.to, 32<<10)
 	buf := make([]byte, 32<<10)
 	for {
@@ -139,27 +146,43 @@ func (in *intake) copy(r io.Reader) error {
 		if in.n > s.l.o.MaxMessageSize {
 			return s.refused(552, smtp.EnhancedCode{5, 3, 4}, "the message is larger than the %d octets that are taken here", s.l.o.MaxMessageSize)
 		}
-		p, ok := in.eol.convert(buf[:n], err == io.EOF)
-		if !ok {
-			return s.refused(550, smtp.EnhancedCode{5, 5, 2}, "the content has a CR or LF that is not part of a CRLF (RFC 5321, Section 2.3.8); line_endings = \"normalize\" of the listener would mend it")
+		p := buf[:n]
+		if s.l.o.Normalize {
+			p = in.eol.mend(p, err == io.EOF)
 		}
 		in.note(p)
 		if _, werr := w.Write(p); werr != nil {
 			return s.storeFault(in.id, werr)
 		}
 		switch {
+		case errors.Is(err, io.EOF) && s.shim.bare && !s.l.o.Normalize:
+			return s.strayLineEnd()
 		case errors.Is(err, io.EOF):
 			if err := w.Flush(); err != nil {
 				return s.storeFault(in.id, err)
 			}
 			return nil
+		case errors.Is(err, smtp.ErrTooLongLine):
+			return s.refused(554, smtp.EnhancedCode{5, 6, 0}, "a line of the content has more than %d octets", maxBodyLine)
 		case errors.Is(err, smtp.ErrDataTooLarge):
 			return s.refused(552, smtp.EnhancedCode{5, 3, 4}, "the message is larger than the %d octets that are taken here", s.l.o.MaxMessageSize)
 		case err != nil: // what follows cannot be told from commands
-			s.shim.fail(errGone)
+			_ = s.shim.fail(net.ErrClosed)
 			return refusal(451, smtp.EnhancedCode{4, 4, 2}, "the content broke off")
 		}
 	}
+}
+
+// strayLineEnd refuses content that two servers could read as two different
+// messages, and at the second time the client with it (RFC 5321, Section 2.3.8;
+// ledger SMUG-02).
+func (s *session) strayLineEnd() error {
+	const text = "the content has a CR or LF that is not part of a CRLF (RFC 5321, Section 2.3.8); line_endings = \"normalize\" of the listener mends it"
+	if s.stray++; s.stray == 1 {
+		return s.refused(550, smtp.EnhancedCode{5, 5, 2}, text)
+	}
+	s.shim.failed = net.ErrClosed
+	return s.refused(421, smtp.EnhancedCode{4, 7, 0}, "once more "+text)
 }
 
 func (in *intake) note(p []byte) {
@@ -197,7 +220,7 @@ func (s *session) accept(in *intake, body BodyWriter) error {
 // message splits the recipients by destination.
 func (s *session) message(in *intake, size int64) Message {
 	o := Options{Body: Body(s.opts.Body), EightBit: in.high, Listener: s.l.o.Name, Upstream: in.head.upstream,
-		Client: heloText(s.conn.Hostname()) + " " + clientText(s.conn.Conn().RemoteAddr())}
+		Client: heloText(s.conn.Hostname()) + " " + clientText(s.shim.RemoteAddr())}
 	m := Message{ID: in.id, From: s.from, Options: o, Size: size}
 	index := map[Destination]int{}
 	for _, a := range s.to {
@@ -217,10 +240,7 @@ func (s *session) message(in *intake, size int64) Message {
 }
 
 func (s *session) trace(id ID) trace {
-	t := trace{helo: s.conn.Hostname(), client: clientIP(s.conn.Conn().RemoteAddr()), hostname: s.l.o.Hostname, esmtp: true, id: id, at: time.Now()}
-	if st, ok := s.conn.TLSConnectionState(); ok {
-		t.tls = tls.VersionName(st.Version) + " " + tls.CipherSuiteName(st.CipherSuite)
-	}
+	t := trace{helo: s.conn.Hostname(), client: clientIP(s.shim.RemoteAddr()), hostname: s.l.o.Hostname, esmtp: s.shim.esmtp, id: id, at: time.Now()}
 	if len(s.to) == 1 {
 		t.to = s.to[0].String()
 	}
@@ -241,7 +261,7 @@ func (s *session) storeFault(id ID, err error) error {
 func (s *session) refused(code int, enhanced smtp.EnhancedCode, format string, args ...any) error {
 	e := refusal(code, enhanced, format, args...)
 	s.l.refused.Add(1)
-	s.l.o.Log.Info().Str("listener", s.l.o.Name).Str("client", clientText(s.conn.Conn().RemoteAddr())).Str("helo", heloText(s.conn.Hostname())).
+	s.l.o.Log.Info().Str("listener", s.l.o.Name).Str("client", clientText(s.shim.RemoteAddr())).Str("helo", heloText(s.conn.Hostname())).
 		Str("from", s.from.String()).Int("code", code).Str("reason", e.Message).Msg("a client was refused: " + e.Message)
 	return e
 }

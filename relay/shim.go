@@ -11,32 +11,36 @@ import (
 
 // The bounds of a connection.
 const (
-	maxCommand   = 2048             // octets of a command line: RFC 5321, Section 4.5.3.1.4, and room for extensions
-	writeBuffer  = 16 << 10         // octets of replies that wait for the next read
-	writeLimit   = time.Minute      // for a client to take what was written
-	contentLimit = time.Hour        // for the content of one message
-	maxBodyLine  = 1 << 20          // octets: go-smtp's own limit, which counts content too
-	past         = time.Duration(1) // since 1970: a deadline that is over
+	maxCommand   = 2048        // octets of a command line: RFC 5321, Section 4.5.3.1.4, and room for extensions
+	maxBodyLine  = 1 << 20     // octets of a line of content; go-smtp counts it
+	writeBuffer  = 16 << 10    // octets of replies that wait for the next read
+	writeLimit   = time.Minute // for a client to take what was written
+	contentLimit = time.Hour   // for the content of one message
 )
 
-// A shim stands between go-smtp and a client's connection, and below TLS. It
-// closes what go-smtp leaves open: replies are written when the input is empty
-// and not line by line (RFC 2920, Section 3.2); the time limit is for each read
-// and not for the whole content; a client that was silent for too long is never
-// heard again, so that the rest of its content is not taken for commands;
-// commands are bounded, and CHUNKING is not offered.
+// A shim stands between go-smtp and a client's connection. It closes what the
+// library leaves open (the numbers are those of the tests): replies go out when
+// the input is empty and not line by line (S3; RFC 2920, Section 3.2); the time
+// limit is for each read and not for the whole content (S2); a client that was
+// silent for too long is never heard again, so that the rest of its content is
+// not taken for commands (S1); command lines are bounded and end in CRLF (S12,
+// ledger SMUG-05); CHUNKING is not there (S4); idle clients can be sent away
+// (S14). All but leave is called by the goroutine of the session.
 type shim struct {
 	net.Conn
-	idle           time.Duration
-	bye            string // what is said when the relay ends
-	size, trueSize []byte // go-smtp's SIZE line, and what it should say (libraries: S11)
+	o shimOptions
 
-	out []byte // replies that wait; only the goroutine of the session touches it
+	out    []byte // replies that wait
+	failed error  // nothing is read any more
+	words  string // what is said before that
 
-	line    int  // octets of the line that is being read
-	content bool // what is read is content
+	line    int     // octets of the line that is being read
+	verb    [4]byte // how it begins
+	esmtp   bool    // the last greeting was EHLO
+	cr      bool    // its last octet is a CR
+	content bool    // what is read is content: from DATA until its reply
+	bare    bool    // the content had a CR or LF that was not part of a CRLF
 	until   time.Time
-	failed  error // nothing is read any more
 
 	mu      sync.Mutex
 	busy    bool      // a transaction is under way
@@ -45,57 +49,58 @@ type shim struct {
 	onClose func()
 }
 
-var (
-	errTimeout = os.ErrDeadlineExceeded // go-smtp says 421 to it
-	errGone    = net.ErrClosed          // go-smtp says nothing
-)
+type shimOptions struct {
+	idle    time.Duration     // between two reads
+	loose   bool              // command lines may end in LF
+	bye     string            // what is said when the relay ends
+	replies map[string]string // what go-smtp says: what is said instead
+}
 
 // Read writes what waits and then reads. After an error nothing is read again.
 func (c *shim) Read(p []byte) (int, error) {
 	if c.failed != nil {
-		return 0, c.failed
+		return 0, c.fail(c.failed)
 	}
 	if err := c.flush(); err != nil {
 		return 0, c.fail(err)
 	}
 	for {
 		if !c.mayRead() {
-			return 0, c.fail(errGone)
+			c.words = c.o.bye
+			return 0, c.fail(net.ErrClosed)
 		}
 		n, err := c.Conn.Read(p)
-		if n > 0 {
-			return c.measure(p[:n])
-		}
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			if c.interrupted() {
-				continue
-			}
-			c.failed = errGone // once told, nothing more is heard
-			return 0, errTimeout
+		switch {
+		case n > 0:
+			return c.check(p[:n])
+		case errors.Is(err, os.ErrDeadlineExceeded) && c.interrupted():
+			continue
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			c.failed = net.ErrClosed
+			return 0, err // go-smtp says 421 to it
 		}
 		return 0, c.fail(err)
 	}
 }
 
-// mayRead sets the deadline of the next read. While the relay ends, a client
-// between two transactions is told so instead.
+// mayRead sets the deadline of the next read. While the relay ends it is not to
+// be, between two transactions.
 func (c *shim) mayRead() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	deadline := time.Now().Add(c.idle)
+	deadline := time.Now().Add(c.o.idle)
 	if c.content && c.until.Before(deadline) {
 		deadline = c.until
 	}
 	if c.leaving {
 		if !c.busy {
-			c.out = append(c.out, c.bye...)
 			return false
 		}
 		if c.last.Before(deadline) {
 			deadline = c.last
 		}
 	}
-	c.Conn.SetReadDeadline(deadline) // a closed connection tells by Read
+	_ = c.Conn.SetReadDeadline(deadline) // a closed connection tells by Read
 	return true
 }
 
@@ -112,7 +117,7 @@ func (c *shim) leave(grace time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.leaving, c.last = true, time.Now().Add(grace)
-	c.Conn.SetReadDeadline(time.Unix(0, int64(past)))
+	_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // wakes the read that is under way
 }
 
 // setBusy says whether a transaction is under way.
@@ -122,51 +127,84 @@ func (c *shim) setBusy(busy bool) {
 	c.busy = busy
 }
 
-// setContent says whether content is read. Only the session calls it.
-func (c *shim) setContent(on bool) {
-	c.content, c.until = on, time.Now().Add(contentLimit)
+// beginContent says that what is read now is content, until the next reply.
+func (c *shim) beginContent() {
+	c.content, c.bare, c.until = true, false, time.Now().Add(contentLimit)
 }
 
-// measure bounds the length of command lines. What came before a line that is
-// too long is still served.
-func (c *shim) measure(p []byte) (int, error) {
-	if c.content {
-		if i := bytes.LastIndexByte(p, '\n'); i >= 0 {
-			c.line = len(p) - i - 1
-		}
-		return len(p), nil
-	}
+// check looks at what was read: at line ends in content, at much more in
+// commands. What came before a line that is refused is still served.
+func (c *shim) check(p []byte) (int, error) {
 	for i, b := range p {
-		if c.line++; b == '\n' {
-			c.line = 0
+		broken := b == '\n' && !c.cr || b != '\n' && c.cr
+		c.cr = b == '\r'
+		if c.content {
+			c.bare = c.bare || broken
+			c.count(b)
+			continue
 		}
-		if c.line > maxCommand {
-			served := bytes.LastIndexByte(p[:i], '\n') + 1
-			c.out = append(c.out, "500 5.5.2 command line too long\r\n"...)
-			if served == 0 {
-				return 0, c.fail(errGone)
-			}
-			c.failed = errGone
-			return served, nil
+		words := c.wrong(b, broken)
+		if words == "" {
+			c.count(b)
+			continue
 		}
+		c.words, c.failed = words, net.ErrClosed
+		served := bytes.LastIndexByte(p[:i], '\n') + 1
+		if served == 0 {
+			return 0, c.fail(net.ErrClosed)
+		}
+		return served, nil
 	}
 	return len(p), nil
 }
 
+// count counts an octet of a line.
+func (c *shim) count(b byte) {
+	if c.line < len(c.verb) {
+		c.verb[c.line] = b
+	}
+	if c.line++; b != '\n' {
+		return
+	}
+	if !c.content && c.line > len(c.verb) {
+		switch verb := c.verb[:]; {
+		case bytes.EqualFold(verb, []byte("EHLO")):
+			c.esmtp = true
+		case bytes.EqualFold(verb, []byte("HELO")):
+			c.esmtp = false
+		}
+	}
+	c.line = 0
+}
+
+// wrong says what the client hears of the next octet of a command line, "" if it
+// may stand there.
+func (c *shim) wrong(b byte, broken bool) (words string) {
+	switch {
+	case b == 0, broken && !c.o.loose: // ledger SMUG-05
+		return "500 5.5.2 a command line has a NUL, or a CR or LF that is not part of a CRLF\r\n"
+	case c.line >= maxCommand:
+		return "500 5.5.2 a command line has more than 2048 octets\r\n"
+	case c.line == len(c.verb) && bytes.EqualFold(c.verb[:], []byte("BDAT")): // what follows would be taken for commands
+		return "502 5.5.1 BDAT is not there: CHUNKING was not offered\r\n"
+	}
+	return ""
+}
+
 // fail ends the reading for good.
 func (c *shim) fail(err error) error {
-	c.failed = err
-	c.flush()
+	c.out = append(c.out, c.words...)
+	c.failed, c.words = err, ""
+	_ = c.flush() // the connection ends anyway
 	return err
 }
 
 // Write keeps replies until the next read.
 func (c *shim) Write(p []byte) (int, error) {
-	switch {
-	case bytes.Equal(p, []byte("250-CHUNKING\r\n")): // a line and a write for each keyword (libraries: S4)
-	case bytes.Equal(p, c.size):
-		c.out = append(c.out, c.trueSize...)
-	default:
+	c.content = false
+	if instead, ok := c.o.replies[string(p)]; ok {
+		c.out = append(c.out, instead...)
+	} else {
 		c.out = append(c.out, p...)
 	}
 	if len(c.out) >= writeBuffer {
@@ -181,7 +219,7 @@ func (c *shim) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
-	c.Conn.SetWriteDeadline(time.Now().Add(writeLimit))
+	_ = c.Conn.SetWriteDeadline(time.Now().Add(writeLimit)) // a closed connection tells by Write
 	_, err := c.Conn.Write(c.out)
 	c.out = c.out[:0]
 	return err
@@ -191,10 +229,11 @@ func (c *shim) flush() error {
 func (c *shim) Close() error {
 	err := errors.Join(c.flush(), c.Conn.Close())
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.onClose != nil {
-		c.onClose()
-		c.onClose = nil
+	onClose := c.onClose
+	c.onClose = nil
+	c.mu.Unlock()
+	if onClose != nil {
+		onClose()
 	}
 	return err
 }

@@ -2,7 +2,6 @@ package app
 
 import (
 	"context"
-	"crypto/tls"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -76,9 +75,7 @@ func build(ctx context.Context, cfg config.Config, o Options) (h *house, err err
 		return nil, err
 	}
 	for i, l := range cfg.Listeners {
-		if h.doors[i].listener, err = h.buildListener(l); err != nil {
-			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
-		}
+		h.doors[i].listener = h.buildListener(l)
 	}
 	h.admin, err = admin.Listen(admin.Options{Socket: cfg.Admin.Socket, HTTP: cfg.Admin.HTTP, Queue: h.store, Retry: h.engine.Retry,
 		Entries: h.store, Policies: h.policies, Status: h.status, Log: h.o.Log})
@@ -145,20 +142,11 @@ func (h *house) buildClient(guard network.Guard, roots *x509.CertPool) (*deliver
 	})
 }
 
-func (h *house) buildListener(l config.Listener) (*relay.Listener, error) {
-	o := relay.ListenerOptions{
+func (h *house) buildListener(l config.Listener) *relay.Listener {
+	return relay.NewListener(relay.ListenerOptions{
 		Name: l.Name, Hostname: h.cfg.Hostname.String(), AllowFrom: l.AllowFrom, MaxMessageSize: int64(l.MaxMessageSize),
-		Normalize: l.LineEndings == "normalize", Implicit: l.TLS == "implicit", Store: h.store, Wake: h.engine.Wake,
-		Grace: h.o.Grace, Log: h.o.Log,
-	}
-	if l.TLS != "off" {
-		pair, err := tls.LoadX509KeyPair(l.CertFile, l.KeyFile)
-		if err != nil {
-			return nil, err
-		}
-		o.TLS = &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
-	}
-	return relay.NewListener(o), nil
+		Normalize: l.LineEndings == "normalize", Store: h.store, Wake: h.engine.Wake, Grace: h.o.Grace, Log: h.o.Log,
+	})
 }
 
 func bind(ctx context.Context, l config.Listener) (*door, error) {

@@ -222,22 +222,32 @@ func begin(c *smtp.Client, from string, to ...string) (io.WriteCloser, error) {
 // waitDeferred waits until n entries have been tried and wait for a retry.
 func (f *fixture) waitDeferred(n int) {
 	f.t.Helper()
-	ctx := within(f.t)
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for {
+	f.until(func(list []relay.Entry) bool {
 		waiting := 0
-		for _, e := range f.queue() {
+		for _, e := range list {
 			if e.Attempts > 0 && e.Lease == 0 {
 				waiting++
 			}
 		}
-		if waiting >= n {
-			return
-		}
+		return waiting >= n
+	})
+}
+
+// waitQueue waits until the queue has n entries.
+func (f *fixture) waitQueue(n int) {
+	f.t.Helper()
+	f.until(func(list []relay.Entry) bool { return len(list) == n })
+}
+
+func (f *fixture) until(ok func([]relay.Entry) bool) {
+	f.t.Helper()
+	ctx := within(f.t)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok(f.queue()) {
 		select {
 		case <-ctx.Done():
-			f.t.Fatalf("%d entries wait, not %d", waiting, n)
+			f.t.Fatalf("the queue is %+v", f.queue())
 		case <-tick.C:
 		}
 	}

@@ -162,6 +162,7 @@ func TestSessionsAreTalliedWithTheAttempt(t *testing.T) {
 	if err := good.WaitMessages(within(t), 1); err != nil {
 		t.Fatal(err)
 	}
+	f.waitQueue(1)
 	f.waitDeferred(1)
 	want := map[string]string{"good.test": "1 ok, 0 failed", "bad.test": "0 ok, 1 failed: certificate-expired"}
 	for tally, err := range f.info.Store.Tallies(t.Context(), "") {
