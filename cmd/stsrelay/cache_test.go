@@ -14,7 +14,7 @@ import (
 // domains that are not theirs, with a year to live and the name of a host that
 // does not exist. The owners are back, and the operator helps.
 func TestSTS_10_3_01_AHostilePolicyIsGotRidOf(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	shortTemp(t)
 	domains := []string{"renewed.test", "refreshed.test", "withdrawn.test"}
 	var list []lab.Scenario
 	for _, d := range domains {

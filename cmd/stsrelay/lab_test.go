@@ -20,7 +20,7 @@ import (
 )
 
 func TestLabRun(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	shortTemp(t)
 	code, out, errs := runIn(t, "lab", "run")
 	if code != 0 || errs != "" {
 		t.Fatalf("lab run ends with %d:\n%s%s", code, errs, out)
@@ -49,13 +49,30 @@ func TestLabRun(t *testing.T) {
 	}
 }
 
+// shortTemp has temporary directories made in one of its own, whose name is
+// short: that of a Unix socket must be.
+func shortTemp(t *testing.T) (dir string) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "t")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Setenv("TMPDIR", dir)
+	return dir
+}
+
 func lastLine(s string) string {
 	lines := strings.Split(strings.TrimRight(s, "\n"), "\n")
 	return lines[len(lines)-1]
 }
 
 func TestLabRunFailsWhereARelayDoesNotDoWhatItMust(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	shortTemp(t)
 	scenario := func(domain string, change func(*lab.Expect)) lab.Scenario {
 		list := lab.Domains()
 		s := list[slices.IndexFunc(list, func(s lab.Scenario) bool { return s.Domain == domain })]
@@ -105,8 +122,7 @@ func labInProcess(t *testing.T, ctx context.Context, f labFlags, list []*trial) 
 }
 
 func TestLabRunOnly(t *testing.T) {
-	dir := t.TempDir()
-	t.Setenv("TMPDIR", dir)
+	shortTemp(t)
 	code, out, errs := runIn(t, "lab", "run", "--only", "null-mx.test", "--only", "tls-abort", "--keep", "-v", "--json")
 	if code != 0 {
 		t.Fatalf("it ends with %d:\n%s%s", code, errs, out)
@@ -139,7 +155,7 @@ func TestLabRunOnly(t *testing.T) {
 }
 
 func TestLabRunShow(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	shortTemp(t)
 	code, out, errs := runIn(t, "lab", "run", "--show", "no-such-user.test")
 	if code != 0 || errs != "" {
 		t.Fatalf("it ends with %d:\n%s%s", code, errs, out)
@@ -156,10 +172,30 @@ func TestLabRunShow(t *testing.T) {
 	}
 }
 
+// TestLabRunThatCannotStart says why, and leaves nothing behind.
+func TestLabRunThatCannotStart(t *testing.T) {
+	long := filepath.Join(shortTemp(t), strings.Repeat("x", 100))
+	if err := os.Mkdir(long, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("TMPDIR", long)
+	code, out, errs := runIn(t, "lab", "run", "--only", "ok.test")
+	if code != 1 || out != "" || !strings.Contains(errs, "admin.socket: the path of a Unix socket is at most") {
+		t.Errorf("it ends with %d: %s%s", code, out, errs)
+	}
+	if left, err := os.ReadDir(long); err != nil || len(left) > 0 {
+		t.Errorf("%v is left behind (%v)", left, err)
+	}
+	t.Setenv("TMPDIR", filepath.Join(long, "none"))
+	if code, _, errs := runIn(t, "lab", "run"); code != 1 || !strings.Contains(errs, "no such file or directory") {
+		t.Errorf("without a directory it ends with %d: %s", code, errs)
+	}
+}
+
 // TestLabRunIsInterrupted ends a run in its middle: by the signal, not by a
 // verdict, and nothing is left behind.
 func TestLabRunIsInterrupted(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	shortTemp(t)
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	s := lab.Scenario{
@@ -182,7 +218,7 @@ func TestLabRunIsInterrupted(t *testing.T) {
 }
 
 func TestLabRunOnRealPorts(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	shortTemp(t)
 	code, out, errs := runIn(t, "lab", "run", "--real-ports", "--only", "ok.test", "--only", "hijacked.test")
 	if err := mayBind(); err != nil { // as an ordinary user: the command says what is missing
 		if code != 1 || !strings.Contains(errs, err.Error()) {
@@ -252,7 +288,7 @@ func say(t *testing.T, w *lab.World, host *lab.MXHost, lines ...string) {
 // TestLabRunFailsForWhatNoMessageShows: hosts complain of a client that breaks
 // the rules, and the postmaster hears of bounces that are lost.
 func TestLabRunFailsForWhatNoMessageShows(t *testing.T) {
-	t.Setenv("TMPDIR", t.TempDir())
+	shortTemp(t)
 	list, err := chosen([]lab.Scenario{{
 		Domain: "a.test", Title: "the world has seen something", Why: "it is a test", Expect: lab.Expect{Outcome: lab.Delivered, TLS: lab.Trusted},
 		Setup: func(w *lab.World) {

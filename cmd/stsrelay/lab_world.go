@@ -46,31 +46,34 @@ type labSetup struct {
 
 // startLab starts a world with the scenarios, and a relay in a new temporary
 // directory. The caller calls end.
-func startLab(ctx context.Context, s labSetup) (b *labBench, err error) {
-	b = &labBench{log: &labLog{}, stopped: make(chan error, 1)}
-	if b.dir, err = os.MkdirTemp("", "stsrelay-lab-"); err != nil {
+func startLab(ctx context.Context, s labSetup) (*labBench, error) {
+	dir, err := os.MkdirTemp("", "stsrelay-lab-")
+	if err != nil {
 		return nil, err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, b.end(false))
-		}
-	}()
+	b := &labBench{log: &labLog{}, dir: dir, stopped: make(chan error, 1)}
+	if err := b.start(ctx, s); err != nil {
+		return nil, errors.Join(err, b.end(false))
+	}
+	return b, nil
+}
+
+func (b *labBench) start(ctx context.Context, s labSetup) (err error) {
 	if b.file, err = os.Create(filepath.Join(b.dir, "relay.log")); err != nil {
-		return nil, err
+		return err
 	}
 	b.log.copies = append(b.log.copies, b.file)
 	if s.verbose != nil {
 		b.log.copies = append(b.log.copies, s.verbose)
 	}
 	if b.world, err = buildWorld(s); err != nil {
-		return nil, err
+		return err
 	}
 	cfg, err := b.configure()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return b, b.startRelay(ctx, cfg, s.realPorts)
+	return b.startRelay(ctx, cfg, s.realPorts)
 }
 
 // buildWorld starts a world with the scenarios and the domain of the senders.
@@ -210,6 +213,9 @@ func (b *labBench) startRelay(ctx context.Context, cfg config.Config, realPorts 
 // end ends relay and world, and takes the files away unless they are to be
 // kept. The error says what did not end as it should.
 func (b *labBench) end(keep bool) (err error) {
+	if b.client != nil {
+		b.client.Close()
+	}
 	if b.stop != nil {
 		b.stop()
 		if err = <-b.stopped; err != nil {
