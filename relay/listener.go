@@ -106,6 +106,9 @@ func (l *Listener) Serve(ctx context.Context, ln net.Listener) error {
 	return err
 }
 
+// lastWords is the time for telling a client whose grace time is over.
+const lastWords = time.Second
+
 // leave has every client go, and waits for those with a transaction.
 func (l *Listener) leave() {
 	l.mu.Lock()
@@ -117,7 +120,7 @@ func (l *Listener) leave() {
 		close(l.empty)
 	}
 	l.mu.Unlock()
-	limit := time.NewTimer(l.o.Grace)
+	limit := time.NewTimer(l.o.Grace + lastWords)
 	defer limit.Stop()
 	select {
 	case <-l.empty:

@@ -73,11 +73,16 @@ func (c *shim) Read(p []byte) (int, error) {
 		switch {
 		case n > 0:
 			return c.check(p[:n])
-		case errors.Is(err, os.ErrDeadlineExceeded) && c.interrupted():
-			continue
 		case errors.Is(err, os.ErrDeadlineExceeded):
+			switch leaving, last := c.isLeaving(); {
+			case leaving && !last:
+				continue // it ended since the relay does, and not since the client was silent
+			case leaving && !c.content:
+				c.words = c.o.bye
+				return 0, c.fail(net.ErrClosed)
+			}
 			c.failed = net.ErrClosed
-			return 0, err // go-smtp says 421 to it
+			return 0, err // go-smtp says 421 to it, the session 451
 		}
 		return 0, c.fail(err)
 	}
@@ -104,12 +109,11 @@ func (c *shim) mayRead() bool {
 	return true
 }
 
-// interrupted reports whether a read ended since the relay does, and not since
-// the client was silent.
-func (c *shim) interrupted() bool {
+// isLeaving reports whether the relay ends, and whether the grace time is over.
+func (c *shim) isLeaving() (leaving, last bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.leaving && time.Now().Before(c.last)
+	return c.leaving, !time.Now().Before(c.last)
 }
 
 // leave has the client go: at once if it is between two transactions.
