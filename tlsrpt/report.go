@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"compress/gzip"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -201,10 +202,8 @@ func (r Report) within(limit int) ([]byte, error) {
 		}
 		var b bytes.Buffer
 		z := gzip.NewWriter(&b)
-		if _, err := z.Write(j); err == nil {
-			err = z.Close()
-		}
-		if err != nil {
+		_, err = z.Write(j)
+		if err = errors.Join(err, z.Close()); err != nil {
 			return nil, fmt.Errorf("compressing the report about %s: %w", r.Domain, err)
 		}
 		if b.Len() <= limit {

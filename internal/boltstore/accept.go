@@ -168,6 +168,9 @@ func (b *batch) drop(id relay.ID, r *record) error {
 		b.put(b.message, key, m.encode())
 		return nil
 	}
+	if err := b.mailDropped(r.message); err != nil {
+		return err
+	}
 	b.delete(b.message, key)
 	b.counts.messages--
 	b.counts.octets -= m.size

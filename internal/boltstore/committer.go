@@ -30,6 +30,8 @@ type batch struct {
 	now int64 // wall time of every write in it
 
 	meta, entry, due, fresh, message, body, spool, policy, tally *bolt.Bucket
+	report, reportCount, reportDue, reportMail                   *bolt.Bucket
+	mailed                                                       bool // there is something in reportMail
 
 	counts counters
 	writes int
@@ -43,10 +45,13 @@ func (s *Store) newBatch(tx *bolt.Tx) *batch {
 		s: s, tx: tx, now: s.clock.now(), counts: *s.counts.Load(),
 		meta: tx.Bucket(bMeta), entry: tx.Bucket(bEntry), due: tx.Bucket(bDue), fresh: tx.Bucket(bFresh), message: tx.Bucket(bMessage),
 		body: tx.Bucket(bBody), spool: tx.Bucket(bSpool), policy: tx.Bucket(bPolicy), tally: tx.Bucket(bTally),
+		report: tx.Bucket(bReport), reportCount: tx.Bucket(bReportCount), reportDue: tx.Bucket(bReportDue), reportMail: tx.Bucket(bReportMail),
 	}
 	for _, ascending := range []*bolt.Bucket{b.entry, b.fresh, b.message, b.body} {
 		ascending.FillPercent = 0.9
 	}
+	first, _ := b.reportMail.Cursor().First()
+	b.mailed = first != nil
 	return b
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
@@ -23,6 +24,10 @@ import (
 //	spool    file name                             -> message ID
 //	policy   domain                                -> policies.go
 //	tally    day NUL domain NUL policy key [detail key] -> tallies.go
+//	report       day NUL domain NUL number         -> report (reports.go)
+//	reportcount  report key NUL policy key [detail key] -> what it tells, as in tally
+//	reportdue    due, report key                   -> planned delay; reports that wait to be tried
+//	reportmail   message ID                        -> report key NUL destination; its mail in the queue
 var (
 	bMeta    = []byte("meta")
 	bEntry   = []byte("entry")
@@ -34,7 +39,13 @@ var (
 	bPolicy  = []byte("policy")
 	bTally   = []byte("tally")
 
-	buckets = [][]byte{bMeta, bEntry, bDue, bFresh, bMessage, bBody, bSpool, bPolicy, bTally}
+	bReport      = []byte("report")
+	bReportCount = []byte("reportcount")
+	bReportDue   = []byte("reportdue")
+	bReportMail  = []byte("reportmail")
+
+	buckets = [][]byte{bMeta, bEntry, bDue, bFresh, bMessage, bBody, bSpool, bPolicy, bTally, bReport, bReportCount, bReportDue, bReportMail}
+	added   = [][]byte{bReport, bReportCount, bReportDue, bReportMail} // a file of an earlier version may lack them
 )
 
 // The keys of meta.
@@ -130,6 +141,9 @@ func (s *Store) examine(tx *bolt.Tx) error {
 	}
 	for _, name := range buckets {
 		b := tx.Bucket(name)
+		if b == nil && slices.ContainsFunc(added, func(x []byte) bool { return string(x) == string(name) }) {
+			continue
+		}
 		if b == nil {
 			return fmt.Errorf("store %s has no bucket %q; %s", s.path(), name, wayOut)
 		}

@@ -80,6 +80,7 @@ func verifyIntegrity(t testing.TB, s *Store) {
 	if got := *s.counts.Load(); got != want {
 		t.Errorf("counters %+v, there is %+v", got, want)
 	}
+	verifyReports(t, s)
 	if m := s.memory.Load(); m != 0 {
 		t.Errorf("%d octets of bodies are still reserved", m)
 	}

@@ -34,6 +34,9 @@ func (s *Store) repairLoop() {
 		} else if n > 0 {
 			s.o.Log.Info().Int("entries", n).Msg("due times moved after a step of the clock")
 		}
+		if err := s.repairReports(); err != nil {
+			s.o.Log.Error().Err(err).Msg("moving due times of reports after a step of the clock")
+		}
 	}
 }
 

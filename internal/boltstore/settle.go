@@ -77,6 +77,9 @@ func (b *batch) settle(res relay.Result, notices []*parcel) (bool, error) {
 		return false, nil
 	}
 	r, err := decodeRecord(v)
+	if err == nil {
+		err = b.mailSettled(r.message, res)
+	}
 	if err == nil && len(res.Left) == 0 {
 		err = b.drop(res.ID, &r)
 	} else if err == nil {

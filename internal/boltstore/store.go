@@ -1,5 +1,5 @@
 // Package boltstore keeps the queue, the MTA-STS policies and the TLS-RPT
-// tallies in one bbolt file, with a directory of files beside it for bodies
+// tallies and reports in one bbolt file, with a directory of files beside it for bodies
 // that are too large for it. It implements relay.Store, stscache.Store and
 // tlsrpt.Store.
 //
@@ -23,7 +23,6 @@ import (
 
 	"stsrelay/relay"
 	"stsrelay/stscache"
-	"stsrelay/tlsrpt"
 
 	"github.com/rs/zerolog"
 	bolt "go.etcd.io/bbolt"
@@ -63,11 +62,12 @@ type Store struct {
 	clock *clock
 	hooks hooks
 
-	ops    queue
-	leases leases
-	failed atomic.Pointer[failure] // why the last commit failed; nil once one has succeeded
-	counts atomic.Pointer[counters]
-	memory atomic.Int64 // octets reserved by bodies in memory
+	ops          queue
+	leases       leases
+	reportLeases reportLeases
+	failed       atomic.Pointer[failure] // why the last commit failed; nil once one has succeeded
+	counts       atomic.Pointer[counters]
+	memory       atomic.Int64 // octets reserved by bodies in memory
 
 	setBack chan struct{} // the wall clock was set back
 	trash   chan string   // spool files to remove
@@ -79,7 +79,6 @@ type Store struct {
 var (
 	_ relay.Store    = (*Store)(nil)
 	_ stscache.Store = (*Store)(nil)
-	_ tlsrpt.Store   = (*Store)(nil)
 )
 
 // hooks are what tests replace; zero fields mean the real thing.
@@ -120,6 +119,7 @@ func open(dir string, o Options, h hooks) (*Store, error) {
 	s.ops.wake = make(chan struct{}, 1)
 	s.leases.held = make(map[relay.ID]*lease)
 	s.leases.fresh.dests = make(map[string]*freshList)
+	s.reportLeases.held = make(map[string]*lease)
 	if err := s.makeDirs(); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
