@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/netip"
 
+	"stsrelay/internal/network"
+
 	"github.com/emersion/go-smtp"
 )
 
@@ -20,7 +22,7 @@ func mayRelay(from []netip.Prefix, client net.Addr) bool {
 		return false
 	}
 	for _, p := range from {
-		if p.Contains(ip) {
+		if network.Contains(p, ip) {
 			return true
 		}
 	}

@@ -56,7 +56,6 @@ func literal(ip netip.Addr) string {
 
 // heloText keeps of a HELO name what a field may hold.
 func heloText(s string) string {
-	s = tlsrpt.Clean(s)
 	ok := s != "" && len(s) <= 255
 	for _, c := range []byte(s) {
 		if c <= ' ' || c >= 0x7f || strings.IndexByte("()<>@,;\\\"", c) >= 0 {
@@ -94,6 +93,15 @@ func (h *headerScan) write(p []byte) {
 		h.add(p[:i])
 		h.endLine()
 		p = p[i+1:]
+	}
+}
+
+// end says that there is no more.
+func (h *headerScan) end() {
+	if !h.done {
+		h.endLine()
+		h.endField()
+		h.done = true
 	}
 }
 

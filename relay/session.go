@@ -158,6 +158,7 @@ func (in *intake) copy(r io.Reader) error {
 		case errors.Is(err, io.EOF) && s.shim.bare && !s.l.o.Normalize:
 			return s.strayLineEnd()
 		case errors.Is(err, io.EOF):
+			in.head.end()
 			if err := w.Flush(); err != nil {
 				return s.storeFault(in.id, err)
 			}

@@ -28,7 +28,7 @@ func (e *ForbiddenError) Error() string {
 func (g Guard) Check(ip netip.Addr) error {
 	ip = ip.WithZone("").Unmap()
 	for _, p := range g.Allow {
-		if contains(p, ip) {
+		if Contains(p, ip) {
 			return nil
 		}
 	}
@@ -52,9 +52,9 @@ func (g Guard) checkNAT64(ip netip.Addr) error {
 	return nil
 }
 
-// contains is p.Contains, except that a mapped prefix, which netip matches
+// Contains is p.Contains, except that a mapped prefix, which netip matches
 // with nothing unmapped, means the IPv4 one: ::ffff:10.0.0.0/104 is 10.0.0.0/8.
-func contains(p netip.Prefix, ip netip.Addr) bool {
+func Contains(p netip.Prefix, ip netip.Addr) bool {
 	if p.Addr().Is4In6() && p.Bits() >= 96 {
 		p = netip.PrefixFrom(p.Addr().Unmap(), p.Bits()-96)
 	}
