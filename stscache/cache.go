@@ -3,7 +3,6 @@ package stscache
 import (
 	"context"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -47,9 +46,10 @@ const (
 type Cache struct {
 	o           Options
 	fetcher     *fetcher
-	memory      *lru.Cache[addr.Domain, *kept] // values are never written to
+	memory      *lru.Cache[addr.Domain, *kept]
 	discoveries *lru.Cache[addr.Domain, discovery]
 	slots       chan struct{} // of fetches
+	limit       int           // of entries in the store
 
 	mu      sync.Mutex
 	flights map[addr.Domain]*flight
@@ -59,7 +59,9 @@ type Cache struct {
 	watched map[addr.Domain]*watch
 	looks   chan struct{} // a domain is watched that was not
 	modes   map[Mode]int
-	unsaved map[addr.Domain]*kept
+	noting  map[addr.Domain]bool  // whose use is being written
+	unsaved map[addr.Domain]Entry // what the store could not take
+	writes  [64]sync.Mutex        // by spread: one domain's entry has one writer at a time
 }
 
 // New returns a Cache that refreshes nothing before Run.
@@ -70,8 +72,8 @@ func New(o Options) *Cache {
 	if o.Changed == nil {
 		o.Changed = func(addr.Domain) {}
 	}
-	c := &Cache{o: o, slots: make(chan struct{}, fetchesAtOnce), flights: map[addr.Domain]*flight{}, watched: map[addr.Domain]*watch{},
-		looks: make(chan struct{}, 1), ended: make(chan struct{}), modes: map[Mode]int{}, unsaved: map[addr.Domain]*kept{}}
+	c := &Cache{o: o, limit: maxEntries, slots: make(chan struct{}, fetchesAtOnce), flights: map[addr.Domain]*flight{}, watched: map[addr.Domain]*watch{},
+		looks: make(chan struct{}, 1), ended: make(chan struct{}), modes: map[Mode]int{}, unsaved: map[addr.Domain]Entry{}, noting: map[addr.Domain]bool{}}
 	c.fetcher = newFetcher(&c.o)
 	c.memory, _ = lru.New[addr.Domain, *kept](inMemory)             // fails for sizes below 1 only
 	c.discoveries, _ = lru.New[addr.Domain, discovery](discoveries) // likewise
@@ -90,23 +92,21 @@ func (c *Cache) Refresh(ctx context.Context, domain addr.Domain) Status {
 	return c.status(ctx, domain, c.o.Resolver.FreshTXT)
 }
 
-type answerTXT = resolver.Answer[string]
-
-type lookupTXT func(ctx context.Context, name string) (answerTXT, error)
-
 func (c *Cache) status(ctx context.Context, domain addr.Domain, lookup lookupTXT) Status {
-	k, err := c.load(ctx, domain)
-	if err != nil { // not to know what is kept is no leave to deliver in the clear
-		err = fmt.Errorf("%w: reading the policy cache: %w", ErrLookup, err)
-		return Status{Err: err, Since: c.failing(domain, err, time.Now())}
-	}
 	id, err := discover(ctx, domain, lookup)
+	k, fault := c.load(ctx, domain)
+	if fault != nil { // not to know what is kept is no leave to deliver in the clear
+		k, err = &kept{}, fmt.Errorf("%w: reading the policy cache: %w", ErrLookup, fault)
+	}
 	now := time.Now()
-	since := c.failing(domain, err, now)
+	var since time.Time
+	if ctx.Err() == nil { // a caller that goes away says nothing of the domain
+		since = c.failing(domain, err, now)
+	}
 	st := next(k, id, err, now)
 	switch {
 	case st.fetch:
-		return c.fetchShared(ctx, domain, id)
+		return c.fetchShared(ctx, domain, id, false)
 	case st.forget:
 		c.forget(ctx, domain)
 		k = &kept{}
@@ -115,37 +115,4 @@ func (c *Cache) status(ctx context.Context, domain addr.Domain, lookup lookupTXT
 	s := k.status(st.err, now)
 	s.Since = since
 	return s
-}
-
-// discover looks up the record of a domain. The name is absolute, and an alias
-// of the record is followed, one of the domain never (ledger STS-3.1-12,
-// STS-3.1-15, STS-1.1-03).
-func discover(ctx context.Context, domain addr.Domain, lookup lookupTXT) (id string, err error) {
-	answer, err := lookup(ctx, "_mta-sts."+domain.String())
-	switch {
-	case errors.Is(err, resolver.ErrNXDomain):
-		return "", ErrNoRecord
-	case err != nil:
-		return "", fmt.Errorf("%w: %w", ErrLookup, err)
-	}
-	return ParseRecord(answer.Records)
-}
-
-// load returns what is kept of a domain, from memory or from the store.
-func (c *Cache) load(ctx context.Context, domain addr.Domain) (*kept, error) {
-	if k, ok := c.memory.Get(domain); ok {
-		return k, nil
-	}
-	c.mu.Lock()
-	k := c.unsaved[domain]
-	c.mu.Unlock()
-	if k == nil {
-		e, err := c.o.Store.Policy(ctx, domain)
-		if err != nil && !errors.Is(err, ErrNotFound) {
-			return nil, err
-		}
-		k = keep(e)
-	}
-	c.memory.Add(domain, k)
-	return k, nil
 }

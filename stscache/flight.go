@@ -2,7 +2,6 @@ package stscache
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -16,8 +15,9 @@ type flight struct {
 }
 
 // fetchShared fetches the policy, or waits for the fetch that is under way. The
-// fetch outlives a caller that goes away: others wait for it too.
-func (c *Cache) fetchShared(ctx context.Context, domain addr.Domain, id string) Status {
+// fetch outlives a caller that goes away: others wait for it too. Without force
+// a fetch that has ended in the meantime is as good.
+func (c *Cache) fetchShared(ctx context.Context, domain addr.Domain, id string, force bool) Status {
 	c.mu.Lock()
 	f := c.flights[domain]
 	if f == nil {
@@ -27,7 +27,7 @@ func (c *Cache) fetchShared(ctx context.Context, domain addr.Domain, id string) 
 			defer close(f.done)
 			ctx, cancel := c.detached(ctx)
 			defer cancel()
-			f.status = c.fetch(ctx, domain, id)
+			f.status = c.fetchOnce(ctx, domain, id, force)
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			delete(c.flights, domain)
@@ -40,6 +40,16 @@ func (c *Cache) fetchShared(ctx context.Context, domain addr.Domain, id string) 
 	case <-ctx.Done():
 		return Status{Err: fmt.Errorf("%w: %w", ErrLookup, context.Cause(ctx))}
 	}
+}
+
+func (c *Cache) fetchOnce(ctx context.Context, domain addr.Domain, id string, force bool) Status {
+	if k, err := c.load(ctx, domain); err == nil && !force {
+		now := time.Now()
+		if st := next(k, id, nil, now); !st.fetch {
+			return k.status(st.err, now)
+		}
+	}
+	return c.fetch(ctx, domain, id)
 }
 
 // detached is ctx without the caller's end, but with that of Run.
@@ -83,84 +93,41 @@ func (c *Cache) fetch(ctx context.Context, domain addr.Domain, id string) Status
 	if err != nil {
 		return c.failed(ctx, domain, id, err)
 	}
-	now := time.Now()
-	k := &kept{policy: p, lines: lines, id: id, fetched: now, used: now}
-	before := c.replace(ctx, domain, k, body)
-	after := k.status(nil, now)
+	return c.fetched(ctx, domain, id, body, p, lines)
+}
+
+// fetched keeps a policy, durably before it is relied on; whole, also when it is
+// weaker than what ruled before (ledger STS-3.3-17, STS-3.3-21).
+func (c *Cache) fetched(ctx context.Context, domain addr.Domain, id string, body []byte, p *Policy, lines []string) Status {
+	now := time.Now().Round(0) // by the wall clock, as it is stored
+	before, k := c.update(ctx, domain, func(e *Entry) {
+		used := e.Used
+		if e.Body == nil {
+			used = now
+		}
+		*e = Entry{Domain: domain, Body: body, ID: id, Fetched: now, Used: used}
+	})
+	s := k.status(nil, now)
 	if p.MaxAge == 0 { // it governs those who fetched it (ledger STS-3.2-10)
-		after.Policy, after.ID, after.Lines, after.Fetched, after.Expires = p, id, lines, now, now
+		s.Policy, s.ID, s.Lines, s.Fetched, s.Expires = p, id, lines, now, now
 	}
 	c.o.Log.Info().Str("domain", domain.String()).Str("mode", string(p.Mode)).Str("id", id).
 		Float64("max_age", p.MaxAge.Seconds()).Msg("MTA-STS policy fetched")
-	if !same(before, after) {
+	if !same(before.status(nil, now), s) {
 		c.changed(domain)
 	}
-	return after
-}
-
-// replace keeps a fetched policy, durably before it is relied on, and returns
-// what ruled before it (ledger STS-3.3-17, STS-3.3-21).
-func (c *Cache) replace(ctx context.Context, domain addr.Domain, k *kept, body []byte) (before Status) {
-	old, err := c.load(ctx, domain)
-	if err != nil {
-		old = &kept{}
-	}
-	if old.policy != nil && !old.used.IsZero() {
-		k.used = old.used
-	}
-	e := Entry{Domain: domain, Body: body, ID: k.id, Fetched: k.fetched, Used: k.used}
-	c.save(ctx, domain, old, k, e)
-	return old.status(nil, k.fetched)
-}
-
-// save writes an entry. While the store cannot take it, it rules from memory and
-// is written later.
-func (c *Cache) save(ctx context.Context, domain addr.Domain, old, k *kept, e Entry) {
-	err := c.o.Store.PutPolicy(ctx, e)
-	c.mu.Lock()
-	if err != nil {
-		k.unsaved = e.Body
-		c.unsaved[domain] = k
-	} else {
-		delete(c.unsaved, domain)
-	}
-	now := time.Now()
-	c.count(old.mode(now), -1)
-	c.count(k.mode(now), 1)
-	c.mu.Unlock()
-	c.memory.Add(domain, k)
-	if err != nil {
-		c.o.Log.Error().Err(err).Str("domain", domain.String()).
-			Msg("an MTA-STS policy cannot be stored; it rules from memory, and is written when the store can again")
-	}
-}
-
-func (c *Cache) count(m Mode, by int) {
-	if m != "" {
-		c.modes[m] = max(0, c.modes[m]+by)
-	}
+	return s
 }
 
 // failed remembers a failed fetch. A live policy goes on ruling (RFC 8461,
 // Section 3.3; ledger STS-3.3-12, STS-3.2-20).
 func (c *Cache) failed(ctx context.Context, domain addr.Domain, id string, cause error) Status {
-	now := time.Now()
-	old, err := c.load(ctx, domain)
-	if err != nil {
-		return Status{Err: cause}
-	}
-	k := *old
-	k.failedID, k.failedAt, k.failureKind, k.failure = id, now, cause, cause.Error()
-	k.failures++
-	e, err := c.o.Store.Policy(ctx, domain)
-	if errors.Is(err, ErrNotFound) {
-		e, err = Entry{Domain: domain, Body: old.unsaved, ID: old.id, Fetched: old.fetched, Used: old.used}, nil
-	}
-	if err == nil {
-		e.FailedID, e.FailedAt, e.Failures, e.Failure = k.failedID, k.failedAt, k.failures, k.failure
-		c.save(ctx, domain, old, &k, e)
-	}
-	c.alert(domain, &k, now)
+	now := time.Now().Round(0)
+	_, k := c.update(ctx, domain, func(e *Entry) {
+		e.FailedID, e.FailedAt, e.Failure = id, now, cause.Error()
+		e.Failures++
+	})
+	c.alert(domain, k, now)
 	return k.status(cause, now)
 }
 

@@ -9,29 +9,6 @@ import (
 // the same id (RFC 8461, Section 3.3; ledger STS-3.3-08).
 const retryFetch = 5 * time.Minute
 
-// What is kept of a domain, decoded. The zero value is nothing.
-type kept struct {
-	policy *Policy // nil: none was ever fetched
-	lines  []string
-
-	id            string
-	fetched, used time.Time
-	failedID      string
-	failedAt      time.Time
-	failures      int
-	failure       string // for people
-	failureKind   error  // one of the errors of Status
-	unsaved       []byte // the body, while the store has not taken it
-}
-
-func (k *kept) expires() time.Time { return k.fetched.Add(k.policy.MaxAge) }
-
-// live reports whether the policy rules at a time: its lifetime counts from the
-// last fetch alone (ledger STS-3.3-15, STS-5.1-01).
-func (k *kept) live(now time.Time) bool {
-	return k.policy != nil && !now.After(k.expires()) && k.policy.MaxAge > 0
-}
-
 // A step says what to do with what is kept.
 type step struct {
 	fetch  bool  // ask the policy host

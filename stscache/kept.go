@@ -1,13 +1,24 @@
 package stscache
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"time"
-
-	"stsrelay/internal/addr"
 )
+
+// What is kept of a domain, decoded. The zero value is nothing. It is never
+// written to once it is made.
+type kept struct {
+	policy *Policy // nil: none was ever fetched
+	lines  []string
+
+	id            string
+	fetched, used time.Time
+	failedID      string
+	failedAt      time.Time
+	failures      int
+	failure       string // for people
+}
 
 // keep decodes an entry. A stored policy was parsed before it was stored; one
 // that this version cannot read counts as never fetched.
@@ -22,12 +33,17 @@ func keep(e Entry) *kept {
 	return k
 }
 
+func (k *kept) expires() time.Time { return k.fetched.Add(k.policy.MaxAge) }
+
+// live reports whether the policy rules at a time: its lifetime counts from the
+// last fetch alone (ledger STS-3.3-15, STS-5.1-01).
+func (k *kept) live(now time.Time) bool {
+	return k.policy != nil && !now.After(k.expires()) && k.policy.MaxAge > 0
+}
+
 // failureError is the last failure as an error of Status. Stores keep its text
 // only, and that begins with the error's own.
 func (k *kept) failureError() error {
-	if k.failureKind != nil {
-		return k.failureKind
-	}
 	for _, kind := range []error{ErrWebPKI, ErrTooLarge, ErrPolicySyntax, ErrFetch} {
 		if rest, ok := strings.CutPrefix(k.failure, kind.Error()); ok {
 			return fmt.Errorf("%w%s", kind, rest)
@@ -67,27 +83,4 @@ func same(a, b Status) bool {
 		}
 	}
 	return true
-}
-
-// A discovery remembers since when a domain's record cannot be looked up
-// (ledger STS-3.1-16).
-type discovery struct{ first, last time.Time }
-
-// forgetFailure is how long after a failed lookup another one is a new failure
-// and not the same.
-const forgetFailure = time.Hour
-
-// failing notes a failed lookup and returns when the failures began.
-func (c *Cache) failing(domain addr.Domain, err error, now time.Time) time.Time {
-	if !errors.Is(err, ErrLookup) {
-		c.discoveries.Remove(domain)
-		return time.Time{}
-	}
-	d, ok := c.discoveries.Get(domain)
-	if !ok || now.Sub(d.last) > forgetFailure || now.Before(d.first) {
-		d.first = now
-	}
-	d.last = now
-	c.discoveries.Add(domain, d)
-	return d.first
 }

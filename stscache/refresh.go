@@ -2,7 +2,7 @@ package stscache
 
 import (
 	"context"
-	"hash/fnv"
+	"slices"
 	"time"
 
 	"stsrelay/internal/addr"
@@ -15,6 +15,7 @@ const (
 	usedAccuracy = 24 * time.Hour
 	keepFailures = 24 * time.Hour // of domains without a policy
 	refreshers   = 8              // fetches of the scan at once
+	maxEntries   = 1_000_000      // domains that are kept (ledger STS-10.3-02)
 )
 
 // Run refreshes policies ahead of their expiry and watches domains until ctx
@@ -46,6 +47,7 @@ func (c *Cache) scan(ctx context.Context) {
 	c.saveUnsaved(ctx)
 	slots := make(chan struct{}, refreshers)
 	modes := map[Mode]int{}
+	total := 0
 	now := time.Now()
 	for e, err := range c.o.Store.Policies(ctx) {
 		if err != nil {
@@ -58,8 +60,10 @@ func (c *Cache) scan(ctx context.Context) {
 		if m := k.mode(now); m != "" {
 			modes[m]++
 		}
+		total++
 		switch plan(k, e.Domain, now) {
 		case drop:
+			total--
 			c.forget(ctx, e.Domain)
 		case refresh:
 			select {
@@ -78,6 +82,39 @@ func (c *Cache) scan(ctx context.Context) {
 	c.mu.Lock()
 	c.modes = modes
 	c.mu.Unlock()
+	if total > c.limit {
+		c.evict(ctx, total-c.limit)
+	}
+}
+
+// evict drops n entries: those that cost no protection first, and in each class
+// what was used longest ago. That a policy in force goes is never silent (ledger
+// STS-10.3-02).
+func (c *Cache) evict(ctx context.Context, n int) {
+	type entry struct {
+		domain addr.Domain
+		used   time.Time
+	}
+	var classes [4][]entry // failures, none, testing, enforce
+	now := time.Now()
+	for e, err := range c.o.Store.Policies(ctx) {
+		if err != nil {
+			return // the scan tells of it
+		}
+		class := slices.Index([]Mode{"", None, Testing, Enforce}, keep(e).mode(now))
+		classes[class] = append(classes[class], entry{e.Domain, e.Used})
+	}
+	for class, list := range classes {
+		slices.SortFunc(list, func(a, b entry) int { return a.used.Compare(b.used) })
+		list = list[:min(n, len(list))]
+		for _, e := range list {
+			c.forget(ctx, e.domain)
+		}
+		if n -= len(list); class > 1 && len(list) > 0 {
+			c.o.Log.Error().Int("policies", len(list)).Int("limit", c.limit).
+				Msg("more policies are in force than are kept: those used longest ago were dropped, and are discovered anew when mail goes there")
+		}
+	}
 }
 
 // A chore is what a scan does with an entry.
@@ -104,7 +141,7 @@ func plan(k *kept, domain addr.Domain, now time.Time) chore {
 		return leave
 	}
 	age := min(refreshAfter, k.policy.MaxAge/2)
-	age -= age / 10 * time.Duration(spread(domain)) / 100
+	age -= age / 10 * time.Duration(spread(domain)%100) / 100
 	since := k.fetched
 	if k.failures > 0 && k.failedAt.After(since) {
 		if now.Sub(k.failedAt) < scanEvery/2 {
@@ -117,13 +154,6 @@ func plan(k *kept, domain addr.Domain, now time.Time) chore {
 	return leave
 }
 
-// spread is a number from 0 to 99 that each domain has for itself.
-func spread(domain addr.Domain) uint32 {
-	h := fnv.New32a()
-	h.Write([]byte(domain.String()))
-	return h.Sum32() % 100
-}
-
 // renew fetches the policy whatever the record says (ledger STS-3.3-14).
 func (c *Cache) renew(ctx context.Context, domain addr.Domain) {
 	k, err := c.load(ctx, domain)
@@ -134,80 +164,14 @@ func (c *Cache) renew(ctx context.Context, domain addr.Domain) {
 	if err != nil {
 		id = k.id
 	}
-	c.fetchShared(ctx, domain, id)
-}
-
-// saveUnsaved writes what the store could not take before.
-func (c *Cache) saveUnsaved(ctx context.Context) {
-	c.mu.Lock()
-	list := make(map[addr.Domain]*kept, len(c.unsaved))
-	for d, k := range c.unsaved {
-		list[d] = k
-	}
-	c.mu.Unlock()
-	for d, k := range list {
-		e := Entry{Domain: d, Body: k.unsaved, ID: k.id, Fetched: k.fetched, Used: k.used,
-			FailedID: k.failedID, FailedAt: k.failedAt, Failures: k.failures, Failure: k.failure}
-		if c.o.Store.PutPolicy(ctx, e) != nil {
-			return // it was told when it began
-		}
-		c.mu.Lock()
-		if c.unsaved[d] == k {
-			delete(c.unsaved, d)
-		}
-		c.mu.Unlock()
-	}
-}
-
-// use notes that a policy is used, to a day's accuracy.
-func (c *Cache) use(ctx context.Context, domain addr.Domain, k *kept, now time.Time) {
-	if k.policy == nil || now.Sub(k.used) < usedAccuracy {
-		return
-	}
-	n := *k
-	n.used = now
-	c.memory.Add(domain, &n)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.background(func() {
-		ctx := context.WithoutCancel(ctx)
-		e, err := c.o.Store.Policy(ctx, domain)
-		if err == nil {
-			e.Used = now
-			err = c.o.Store.PutPolicy(ctx, e)
-		}
-		if err != nil {
-			c.o.Log.Warn().Err(err).Str("domain", domain.String()).Msg("the last use of a policy cannot be stored")
-		}
-	})
-}
-
-// forget drops what is kept of a domain.
-func (c *Cache) forget(ctx context.Context, domain addr.Domain) {
-	if err := c.delete(ctx, domain); err != nil {
-		c.o.Log.Warn().Err(err).Str("domain", domain.String()).Msg("an expired policy cannot be removed from the store")
-	}
-}
-
-func (c *Cache) delete(ctx context.Context, domain addr.Domain) error {
-	if k, ok := c.memory.Peek(domain); ok {
-		c.mu.Lock()
-		c.count(k.mode(time.Now()), -1)
-		c.mu.Unlock()
-	}
-	c.mu.Lock()
-	delete(c.unsaved, domain)
-	c.mu.Unlock()
-	err := c.o.Store.DeletePolicy(ctx, domain)
-	c.memory.Remove(domain)
-	return err
+	c.fetchShared(ctx, domain, id, true)
 }
 
 // Purge forgets what is kept of domain; the next Lookup discovers it anew
 // (ledger STS-10.3-01).
 func (c *Cache) Purge(ctx context.Context, domain addr.Domain) error {
 	c.discoveries.Remove(domain)
-	if err := c.delete(ctx, domain); err != nil {
+	if err := c.remove(ctx, domain); err != nil {
 		return err
 	}
 	c.changed(domain)
