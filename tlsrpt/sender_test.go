@@ -1,0 +1,682 @@
+package tlsrpt_test
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"stsrelay/internal/addr"
+	"stsrelay/relay"
+	"stsrelay/tlsrpt"
+)
+
+// inBubble runs a test with a Sender that has not been started.
+func inBubble(t *testing.T, name string, change func(*tlsrpt.Options), f func(t *testing.T, b *bubble)) {
+	t.Run(name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) { f(t, newBubble(t, change)) })
+	})
+}
+
+const day = 24 * time.Hour
+
+func answers(status ...int) func(n int) tlsrpt.Answer {
+	return func(n int) tlsrpt.Answer { return tlsrpt.Answer{Status: status[min(n, len(status))-1]} }
+}
+
+func TestSending(t *testing.T) {
+	inBubble(t, "RPT-4.1-01 RPT-4.1-02 RPT-4.2-01 a day's sessions, all good, are reported after the day at the domain's own time", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/v1")
+		b.start()
+		b.count("a.example", 5)
+		time.Sleep(day - time.Nanosecond)
+		synctest.Wait()
+		if len(b.received("")) != 0 || len(b.jobs()) != 0 {
+			t.Fatalf("before the day has ended: %+v", b.received(""))
+		}
+		time.Sleep(4*time.Hour + time.Second)
+		synctest.Wait()
+		got := b.received("r.example")
+		if len(got) != 1 {
+			t.Fatalf("%d posts", len(got))
+		}
+		want := tlsrpt.OpensAt(tlsrpt.Ref{Day: "2000-01-01", Domain: addr.MustDomain("a.example")}, sender, tlsrpt.DefaultSpread, time.Time{})
+		r := got[0].Report
+		if !got[0].At.Equal(want) || r.day() != "2000-01-01" || !r.Range.End.Equal(r.Range.Start.Add(day-time.Second)) ||
+			r.Policies[0].Summary.Good != 5 || r.Policies[0].Summary.Bad != 0 {
+			t.Errorf("at %v, want %v: %+v", got[0].At, want, r)
+		}
+		if j := b.one(); j.State != tlsrpt.Sent || j.ID != r.ID || j.Parts[0].State != tlsrpt.Sent {
+			t.Errorf("report %+v", j)
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-3-01 RPT-3-13 RPT-8-02 the record is asked for at report time, at its one name, and none found discards the counts", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.b.example", "https://r.example/v1")
+		b.publish("b.example", "https://r.example/v1")
+		b.start()
+		b.count("a.b.example", 1)
+		time.Sleep(12 * time.Hour)
+		synctest.Wait()
+		if slices.Contains(b.asked, "_smtp._tls.a.b.example") {
+			t.Error("asked before the day has ended")
+		}
+		b.publish("a.b.example", "")
+		time.Sleep(day)
+		synctest.Wait()
+		asked := slices.DeleteFunc(slices.Clone(b.asked), func(n string) bool { return n == keyName })
+		if j := b.one(); j.State != tlsrpt.Unwanted || len(b.received("")) != 0 || !slices.Equal(asked, []string{"_smtp._tls.a.b.example"}) {
+			t.Errorf("%+v, %d posts, asked %v", j, len(b.received("")), asked)
+		}
+		if _, tally, err := b.store.Report(t.Context(), b.one().Ref); err != nil || len(tally.Policies) != 0 {
+			t.Errorf("kept: %+v, %v", tally, err)
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-4.2-04 an idle domain gets nothing", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/v1")
+		b.start()
+		time.Sleep(3 * day)
+		synctest.Wait()
+		if len(b.jobs()) != 0 || len(b.received("")) != 0 {
+			t.Errorf("%+v", b.jobs())
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-4.1-03 RPT-3-13 RPT-4.1-02 DNS that fails for now loses nothing, and the day stays the right one", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/v1")
+		b.fail("_smtp._tls.a.example", servfail)
+		b.start()
+		b.count("a.example", 3)
+		time.Sleep(day + 10*time.Hour)
+		synctest.Wait()
+		if j := b.one(); j.State != tlsrpt.Pending || j.Looks < 3 || !strings.Contains(j.Why, "SERVFAIL") {
+			t.Fatalf("%+v", j)
+		}
+		b.fail("_smtp._tls.a.example", nil)
+		time.Sleep(16 * time.Hour)
+		synctest.Wait()
+		if got := b.received("r.example"); len(got) != 1 || got[0].Report.day() != "2000-01-01" || got[0].Report.Policies[0].Summary.Good != 3 {
+			t.Errorf("%+v", got)
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-5.5-01 DNS that fails for a day is given up", nil, func(t *testing.T, b *bubble) {
+		b.fail("_smtp._tls.a.example", servfail)
+		b.start()
+		b.count("a.example", 3)
+		time.Sleep(3 * day)
+		synctest.Wait()
+		if j := b.one(); j.State != tlsrpt.GivenUp || !strings.Contains(j.Why, "SERVFAIL") || j.Looks > 10 {
+			t.Errorf("%+v", j)
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-5.4-04 RPT-5.5-01 a rua that answers 500 and then 200 gets the same report again, and then no more", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/v1")
+		b.endpoint("r.example", answers(500, 500, 200))
+		b.start()
+		b.count("a.example", 1)
+		time.Sleep(4 * day)
+		synctest.Wait()
+		got := b.received("r.example")
+		if len(got) != 3 || got[0].Report.ID != got[1].Report.ID || got[1].Report.ID != got[2].Report.ID {
+			t.Fatalf("%+v", got)
+		}
+		if one, two := got[1].At.Sub(got[0].At), got[2].At.Sub(got[1].At); one < 15*time.Minute || one > 17*time.Minute || two < 30*time.Minute || two > 34*time.Minute {
+			t.Errorf("after %v and %v", one, two)
+		}
+		if j := b.one(); j.State != tlsrpt.Sent || j.Parts[0].Tries != 3 {
+			t.Errorf("%+v", j)
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-5.5-01 an endpoint that is down is tried for 24 hours, no longer, and nobody gets a bounce", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/v1")
+		b.endpoint("r.example", answers(503))
+		b.start()
+		b.count("a.example", 1)
+		time.Sleep(4 * day)
+		synctest.Wait()
+		got := b.received("r.example")
+		if last := got[len(got)-1].At.Sub(got[0].At); len(got) != 8 || last > day || last < 23*time.Hour {
+			t.Errorf("%d attempts, the last after %v", len(got), last)
+		}
+		if j := b.one(); j.State != tlsrpt.GivenUp || !strings.Contains(j.Parts[0].Why, "503") || len(b.queue()) != 0 {
+			t.Errorf("%+v", j)
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-5.5-02 RPT-3-12 a refusal ends one destination and not the other, and one that took it is enough", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://gone.example/v1,https://r.example/v1")
+		b.endpoint("gone.example", answers(404))
+		b.endpoint("r.example", answers(500, 201))
+		b.start()
+		b.count("a.example", 1)
+		time.Sleep(3 * day)
+		synctest.Wait()
+		if len(b.received("gone.example")) != 1 || len(b.received("r.example")) != 2 {
+			t.Errorf("%+v", b.received(""))
+		}
+		if j := b.one(); j.State != tlsrpt.Sent || j.Parts[0].State != tlsrpt.Failed || j.Parts[1].State != tlsrpt.Sent {
+			t.Errorf("%+v", j)
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-3-12 with none that took it the report is not sent", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://x.example/v1,https://y.example/v1")
+		b.endpoint("x.example", answers(400))
+		b.endpoint("y.example", answers(410))
+		b.start()
+		b.count("a.example", 1)
+		time.Sleep(2 * day)
+		synctest.Wait()
+		if j := b.one(); j.State != tlsrpt.Failed {
+			t.Errorf("%+v", j)
+		}
+		b.end()
+	})
+	inBubble(t, "a destination that is no URI, and one that hangs, stop neither the others nor the run", func(o *tlsrpt.Options) { o.Workers = 2 }, func(t *testing.T, b *bubble) {
+		release := make(chan struct{})
+		b.endpoint("slow.example", func(int) tlsrpt.Answer { <-release; return tlsrpt.Answer{Err: errors.New("cut")} })
+		b.publish("a.example", "https://slow.example/v1")
+		b.publish("b.example", "reports@b.example,mailto:,https://r.example/b")
+		b.publish("c.example", "nothing-usable")
+		b.publish("d.example", "https://r.example/d")
+		b.start()
+		for _, d := range []string{"a.example", "b.example", "c.example", "d.example"} {
+			b.count(d, 1)
+		}
+		time.Sleep(day + 5*time.Hour)
+		synctest.Wait()
+		if got := b.received("r.example"); len(got) != 2 {
+			t.Errorf("%+v", got)
+		}
+		for _, j := range b.jobs() {
+			if j.Domain.String() == "c.example" && (j.State != tlsrpt.Unwanted || !strings.Contains(j.Why, "mailto")) {
+				t.Errorf("%+v", j)
+			}
+			if j.Domain.String() == "b.example" && (j.State != tlsrpt.Sent || len(j.Parts) != 3) {
+				t.Errorf("%+v", j)
+			}
+		}
+		close(release)
+		b.end()
+	})
+	inBubble(t, "RPT-7-01 many domains with one collector are sent one after the other", func(o *tlsrpt.Options) { o.Spread = -1; o.HostGap = 10 * time.Second }, func(t *testing.T, b *bubble) {
+		b.start()
+		for i := range 30 {
+			d := fmt.Sprintf("d%d.example", i)
+			b.publish(d, "https://r.example/"+d)
+			b.count(d, 1)
+		}
+		time.Sleep(day + time.Hour)
+		synctest.Wait()
+		got := b.received("r.example")
+		for i := 1; i < len(got); i++ {
+			if gap := got[i].At.Sub(got[i-1].At); gap < 10*time.Second {
+				t.Errorf("%v between two", gap)
+			}
+		}
+		if len(got) != 30 || got[29].At.Sub(got[0].At) > 6*time.Minute {
+			t.Errorf("%d posts", len(got))
+		}
+		b.end()
+	})
+}
+
+// TestDayBoundary: sessions come all the time, and end after the day they
+// began on; every one is in exactly one report, and that of its day.
+func TestDayBoundary(t *testing.T) {
+	inBubble(t, "RPT-4.1-01 RPT-4.1-03 a day boundary crossed under load", nil, func(t *testing.T, b *bubble) {
+		const domains = 7
+		want := map[string]int{}
+		for i := range domains {
+			b.publish(fmt.Sprintf("d%d.example", i), fmt.Sprintf("https://r%d.example/", i))
+		}
+		b.start()
+		time.Sleep(day - 10*time.Minute)
+		for i := range 1200 { // until ten minutes after midnight
+			d := fmt.Sprintf("d%d.example", i%domains)
+			s := sessionOf(d)
+			want[string(s.Day())+" "+d]++
+			go func() {
+				time.Sleep(time.Duration(i%300) * time.Minute / 2) // up to two and a half hours late
+				if err := b.store.Add(t.Context(), []tlsrpt.Session{s}); err != nil {
+					t.Error(err)
+				}
+			}()
+			time.Sleep(time.Second)
+		}
+		time.Sleep(4 * day)
+		synctest.Wait()
+		got, ids, days := map[string]int{}, map[string]bool{}, map[string]int{}
+		for _, p := range b.received("") {
+			if ids[p.Report.ID] {
+				t.Errorf("%s came twice", p.Report.ID)
+			}
+			ids[p.Report.ID] = true
+			key := p.Report.day() + " " + p.Report.domain()
+			got[key] += p.Report.Policies[0].Summary.Good
+			days[key]++
+			if end := p.Report.Range.End; !p.At.After(end) {
+				t.Errorf("a report about %s was sent at %v", key, p.At)
+			}
+		}
+		if len(want) != 2*domains {
+			t.Fatalf("the test is wrong: %v", want)
+		}
+		for key, n := range want {
+			if got[key] != n || days[key] > 2 {
+				t.Errorf("%s: %d sessions in %d reports, want %d", key, got[key], days[key], n)
+			}
+		}
+		if len(got) != len(want) {
+			t.Errorf("got %v", got)
+		}
+		b.end()
+	})
+}
+
+func TestRestart(t *testing.T) {
+	inBubble(t, "RPT-4.1-03 a restart while a report is being sent sends it again under the same ID, and after it was taken not at all", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/v1,mailto:m@a.example")
+		begun, release := make(chan struct{}, 10), make(chan struct{})
+		b.endpoint("r.example", func(n int) tlsrpt.Answer {
+			if n > 1 {
+				return tlsrpt.Answer{Status: 200}
+			}
+			begun <- struct{}{}
+			<-release
+			return tlsrpt.Answer{Err: errors.New("the process is ending")}
+		})
+		b.start()
+		b.count("a.example", 1)
+		<-begun
+		b.stop()
+		close(release)
+		b.restart()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		for range 3 {
+			b.restart()
+			time.Sleep(6 * time.Hour)
+			synctest.Wait()
+		}
+		got := b.received("r.example")
+		if len(got) != 2 || got[0].Report.ID != got[1].Report.ID {
+			t.Errorf("posts %+v", got)
+		}
+		if mail := b.queue(); len(mail) != 1 || b.one().State != tlsrpt.Queued {
+			t.Errorf("%d mails, %+v", len(mail), b.one())
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-4.1-03 an answer that came while we were told to stop is written down", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/v1")
+		b.endpoint("r.example", func(int) tlsrpt.Answer {
+			b.stop()
+			return tlsrpt.Answer{Status: 200}
+		})
+		b.start()
+		b.count("a.example", 1)
+		time.Sleep(day + 5*time.Hour)
+		b.restart()
+		time.Sleep(2 * day)
+		synctest.Wait()
+		if got := b.received("r.example"); len(got) != 1 || b.one().State != tlsrpt.Sent {
+			t.Errorf("%d posts, %+v", len(got), b.one())
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-4.1-03 counters survive a restart, and a day that ended while we were down is reported", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/v1")
+		b.start()
+		b.count("a.example", 2)
+		time.Sleep(12 * time.Hour)
+		b.restart()
+		b.count("a.example", 3)
+		time.Sleep(time.Hour)
+		b.end()
+		time.Sleep(2 * day)
+		b.open()
+		b.o.Store = b.store
+		b.start()
+		time.Sleep(4*time.Hour + time.Second)
+		synctest.Wait()
+		if got := b.received("r.example"); len(got) != 1 || got[0].Report.day() != "2000-01-01" || got[0].Report.Policies[0].Summary.Good != 5 {
+			t.Errorf("%+v", got)
+		}
+		b.end()
+	})
+}
+
+func TestMailing(t *testing.T) {
+	inBubble(t, "RPT-5.3-10 RPT-3-20 each mailbox gets a mail of its own through the queue, signed", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "mailto:one@a.example,mailto:two@b.example")
+		b.start()
+		b.count("a.example", 1, tlsrpt.CertificateExpired)
+		time.Sleep(day + 4*time.Hour + time.Second)
+		synctest.Wait()
+		mail := b.queue()
+		if len(mail) != 2 || !slices.Equal(b.queuing, []string{"one@a.example", "two@b.example"}) {
+			t.Fatalf("%d mails, told of %v", len(mail), b.queuing)
+		}
+		slices.SortFunc(mail, func(x, y relay.Entry) int { return strings.Compare(x.To[0].Address.String(), y.To[0].Address.String()) })
+		_, public := testKey(t)
+		for i, to := range []string{"one@a.example", "two@b.example"} {
+			c := string(b.content(mail[i]))
+			if mail[i].To[0].Address.String() != to || !strings.Contains(c, "\r\nTo: <"+to+">\r\n") || strings.Contains(c, []string{"two@b", "one@a"}[i]) {
+				t.Errorf("mail to %s:\n%s", mail[i].To[0].Address, c)
+			}
+			if tags, err := tlsrpt.VerifyDKIM([]byte(c), map[string]string{keyName: public}); err != nil || len(tags) != 1 || tags[0]["d"] != sender {
+				t.Errorf("signatures %v, %v", tags, err)
+			}
+			if o := mail[i].Options; !o.Report || o.Expire != day || mail[i].From.String() != "noreply@"+sender {
+				t.Errorf("options %+v, from %s", o, mail[i].From)
+			}
+		}
+		time.Sleep(3 * day)
+		synctest.Wait()
+		if len(b.queue()) != 2 {
+			t.Error("it was queued again")
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-3-28 without a key no mail is sent, and one warning; https is", func(o *tlsrpt.Options) { o.Keys = nil }, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "mailto:one@a.example,https://r.example/v1")
+		b.publish("b.example", "mailto:one@b.example")
+		b.start()
+		b.count("a.example", 1)
+		b.count("b.example", 1)
+		time.Sleep(2 * day)
+		synctest.Wait()
+		if len(b.queue()) != 0 || len(b.received("r.example")) != 1 {
+			t.Errorf("%d mails, %d posts", len(b.queue()), len(b.received("")))
+		}
+		if n := strings.Count(b.logged(), `"level":"warn"`); n != 1 || !strings.Contains(b.logged(), "no DKIM key of this domain") {
+			t.Errorf("%d warnings in\n%s", n, b.logged())
+		}
+		if jobs := b.jobs(); jobs[0].State != tlsrpt.Sent || jobs[1].State != tlsrpt.Suppressed || !strings.Contains(jobs[1].Parts[0].Why, "DKIM") {
+			t.Errorf("%+v", jobs)
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-3-23 while the published key does not verify, mail waits; RPT-3-25 and there are warnings", nil, func(t *testing.T, b *bubble) {
+		good := b.txt[keyName]
+		b.mu.Lock()
+		b.txt[keyName] = []string{"v=DKIM1; k=ed25519; p="}
+		b.mu.Unlock()
+		b.publish("a.example", "mailto:one@a.example")
+		b.start()
+		b.count("a.example", 1)
+		time.Sleep(day + 5*time.Hour)
+		synctest.Wait()
+		if j := b.one(); len(b.queue()) != 0 || j.State != tlsrpt.Pending || !strings.Contains(j.Parts[0].Why, "revoked") {
+			t.Errorf("%+v", j)
+		}
+		b.mu.Lock()
+		b.txt[keyName] = []string{strings.Replace(good[0], " s=tlsrpt:email;", "", 1)}
+		b.mu.Unlock()
+		time.Sleep(day)
+		synctest.Wait()
+		if len(b.queue()) != 1 || !strings.Contains(b.logged(), "revoked") || !strings.Contains(b.logged(), "does not name tlsrpt") {
+			t.Errorf("%d mails\n%s", len(b.queue()), b.logged())
+		}
+		b.end()
+	})
+	inBubble(t, "a key that cannot be looked up just now does not hold mail up", nil, func(t *testing.T, b *bubble) {
+		b.fail(keyName, servfail)
+		b.publish("a.example", "mailto:one@a.example")
+		b.start()
+		b.count("a.example", 1)
+		time.Sleep(day + 5*time.Hour)
+		synctest.Wait()
+		if len(b.queue()) != 1 {
+			t.Errorf("%+v", b.one())
+		}
+		b.end()
+	})
+}
+
+func TestOperatorsWord(t *testing.T) {
+	suppress := func(list ...string) func(*tlsrpt.Options) { return func(o *tlsrpt.Options) { o.Suppress = list } }
+	inBubble(t, "RPT-8-01 domains and destinations can be suppressed", suppress("a.example", ".b.example", "mailto:no@c.example", "@never.example"), func(t *testing.T, b *bubble) {
+		b.start()
+		for _, d := range []string{"a.example", "x.b.example", "c.example", "d.example"} {
+			b.publish(d, "https://r.example/"+d+",mailto:no@c.example,https://never.example/,mailto:x@never.example")
+			b.count(d, 1)
+		}
+		time.Sleep(2 * day)
+		synctest.Wait()
+		if len(b.queue()) != 0 || len(b.received("")) != 2 || len(b.received("r.example/c.example"))+len(b.received("r.example/d.example")) != 2 {
+			t.Errorf("%d mails, posts %+v", len(b.queue()), b.received(""))
+		}
+		for i, want := range []tlsrpt.State{tlsrpt.Suppressed, tlsrpt.Sent, tlsrpt.Sent, tlsrpt.Suppressed} {
+			if j := b.jobs()[i]; j.State != want {
+				t.Errorf("%+v", j)
+			}
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-4.2-04 days without failures can be left out", func(o *tlsrpt.Options) { o.FailuresOnly = true }, func(t *testing.T, b *bubble) {
+		b.start()
+		b.publish("a.example", "https://r.example/a")
+		b.publish("b.example", "https://r.example/b")
+		b.count("a.example", 3)
+		b.count("b.example", 3, tlsrpt.DANERequired)
+		time.Sleep(2 * day)
+		synctest.Wait()
+		if got := b.received("r.example"); len(got) != 1 || got[0].Report.domain() != "b.example" || b.jobs()[0].State != tlsrpt.Suppressed {
+			t.Errorf("%+v", got)
+		}
+		b.end()
+	})
+	replace, err := tlsrpt.ParseRUA("https://test.example/all")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inBubble(t, "every report can be sent elsewhere, for tests", func(o *tlsrpt.Options) { o.Replace = []tlsrpt.RUA{replace} }, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/a")
+		b.start()
+		b.count("a.example", 3)
+		b.count("no-record.example", 1)
+		time.Sleep(2 * day)
+		synctest.Wait()
+		if len(b.received("test.example")) != 2 || len(b.received("")) != 2 {
+			t.Errorf("%+v", b.received(""))
+		}
+		b.end()
+	})
+	inBubble(t, "the operator can have a copy by mail, of what was wanted", func(o *tlsrpt.Options) { o.BCC = []addr.Address{addr.MustAddress("ops@relay.example")} }, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/a")
+		b.start()
+		b.count("a.example", 3)
+		b.count("unwanted.example", 3)
+		time.Sleep(2 * day)
+		synctest.Wait()
+		mail := b.queue()
+		if len(mail) != 1 || mail[0].To[0].Address.String() != "ops@relay.example" || len(b.received("r.example")) != 1 {
+			t.Fatalf("%+v", mail)
+		}
+		if c := string(b.content(mail[0])); !strings.Contains(c, "TLS-Report-Domain: a.example") || strings.Contains(c, "r.example/a") {
+			t.Errorf("copy:\n%s", c)
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-8-01 without a contact nothing is sent at all", func(o *tlsrpt.Options) { o.Identity = tlsrpt.Identity{} }, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/a")
+		b.start()
+		b.count("a.example", 3)
+		time.Sleep(2 * day)
+		synctest.Wait()
+		if len(b.received("")) != 0 || len(b.jobs()) != 0 || b.sender.Idle() == "" {
+			t.Errorf("%+v", b.received(""))
+		}
+		if _, err := b.sender.SendNow(t.Context(), tlsrpt.Request{}); err == nil || !strings.Contains(err.Error(), "contact") {
+			t.Errorf("SendNow says %v", err)
+		}
+		time.Sleep(40 * day)
+		synctest.Wait()
+		for tally := range b.store.Tallies(t.Context(), "") {
+			t.Errorf("still kept after 40 days: %+v", tally)
+		}
+		b.end()
+	})
+}
+
+func TestNewSender(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBubble(t, nil)
+		b.o.Store = b.store
+		defer b.store.Close()
+		for _, c := range []struct {
+			name   string
+			change func(*tlsrpt.Options)
+			want   string
+		}{
+			{"RPT-3-27 From of another domain", func(o *tlsrpt.Options) { o.From = addr.MustAddress("x@other.example") }, "domain must be that of contact"},
+			{"a contact at an address literal", func(o *tlsrpt.Options) { o.Contact = addr.MustAddress("x@[192.0.2.1]") }, "with a domain"},
+			{"a suppression that means nothing", func(o *tlsrpt.Options) { o.Suppress = []string{"not a domain"} }, "suppress"},
+			{"a suppressed URI that is none", func(o *tlsrpt.Options) { o.Suppress = []string{"http://x/"} }, "neither mailto nor https"},
+			{"no store", func(o *tlsrpt.Options) { o.Store = nil }, "Store"},
+			{"in order", func(o *tlsrpt.Options) { o.From = addr.Address{} }, ""},
+		} {
+			o := b.o
+			c.change(&o)
+			_, err := tlsrpt.NewSender(o)
+			if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+				t.Errorf("%s: %v", c.name, err)
+			}
+		}
+	})
+}
+
+func TestSendNow(t *testing.T) {
+	inBubble(t, "what is tallied up to now is sent at once, today included; later sessions make another report", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/a,mailto:m@a.example")
+		b.start()
+		b.count("a.example", 2)
+		go func() { // the queue delivers
+			time.Sleep(3 * time.Second)
+			entries, err := b.store.Claim(t.Context(), "a.example", 10)
+			if err == nil {
+				_, err = b.store.Settle(t.Context(), []relay.Result{{ID: entries[0].ID, Lease: entries[0].Lease, Tried: true}})
+			}
+			if err != nil {
+				t.Error(err)
+			}
+		}()
+		jobs, err := b.sender.SendNow(t.Context(), tlsrpt.Request{})
+		if err != nil || len(jobs) != 1 || jobs[0].State != tlsrpt.Sent || jobs[0].Parts[0].State != tlsrpt.Sent || jobs[0].Parts[1].State != tlsrpt.Sent {
+			t.Fatalf("%+v, %v", jobs, err)
+		}
+		if at := time.Now(); at.Sub(time.Date(2000, 1, 1, 0, 0, 3, 0, time.UTC)) > time.Second {
+			t.Errorf("it took until %v", at)
+		}
+		b.publish("a.example", "https://r.example/a")
+		b.count("a.example", 3)
+		time.Sleep(day + 5*time.Hour)
+		synctest.Wait()
+		got := b.received("r.example")
+		if len(got) != 2 || got[0].Report.ID == got[1].Report.ID || got[0].Report.Policies[0].Summary.Good != 2 || got[1].Report.Policies[0].Summary.Good != 3 || got[1].Report.day() != "2000-01-01" {
+			t.Errorf("%+v", got)
+		}
+		if jobs, err := b.sender.SendNow(t.Context(), tlsrpt.Request{}); err != nil || len(jobs) != 0 {
+			t.Errorf("with nothing left: %+v, %v", jobs, err)
+		}
+		b.end()
+	})
+	inBubble(t, "what fails is told after one attempt, and tried on; what waits is hurried", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/a")
+		b.endpoint("r.example", answers(500, 500, 200))
+		b.start()
+		b.count("a.example", 2)
+		for want := 1; want <= 2; want++ {
+			jobs, err := b.sender.SendNow(t.Context(), tlsrpt.Request{Day: "2000-01-01"})
+			if err != nil || len(jobs) != 1 || jobs[0].State != tlsrpt.Pending || jobs[0].Parts[0].Tries != want || !strings.Contains(jobs[0].Parts[0].Why, "500") {
+				t.Fatalf("%+v, %v", jobs, err)
+			}
+		}
+		time.Sleep(time.Hour)
+		synctest.Wait()
+		if b.one().State != tlsrpt.Sent {
+			t.Errorf("%+v", b.one())
+		}
+		b.end()
+	})
+	to, err := tlsrpt.ParseRUA("https://test.example/x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	inBubble(t, "a test goes elsewhere and leaves the domain its report", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/a")
+		b.start()
+		b.count("a.example", 2)
+		b.count("b.example", 2)
+		jobs, err := b.sender.SendNow(t.Context(), tlsrpt.Request{Domain: addr.MustDomain("a.example"), To: []tlsrpt.RUA{to}})
+		if err != nil || len(jobs) != 1 || jobs[0].State != tlsrpt.Sent || len(b.received("test.example")) != 1 || len(b.received("")) != 1 {
+			t.Fatalf("%+v, %v", jobs, err)
+		}
+		time.Sleep(day + 5*time.Hour)
+		synctest.Wait()
+		if got := b.received("r.example"); len(got) != 1 || got[0].Report.Policies[0].Summary.Good != 2 {
+			t.Errorf("%+v", got)
+		}
+		b.end()
+	})
+	inBubble(t, "a domain that wants none, and DNS that fails, are told", nil, func(t *testing.T, b *bubble) {
+		b.fail("_smtp._tls.b.example", servfail)
+		b.start()
+		b.count("a.example", 1)
+		b.count("b.example", 1)
+		jobs, err := b.sender.SendNow(t.Context(), tlsrpt.Request{})
+		if err != nil || len(jobs) != 2 || jobs[0].State != tlsrpt.Unwanted || jobs[1].State != tlsrpt.Pending || !strings.Contains(jobs[1].Why, "SERVFAIL") {
+			t.Errorf("%+v, %v", jobs, err)
+		}
+		b.end()
+	})
+}
+
+func TestStatus(t *testing.T) {
+	inBubble(t, "Snapshot, List and Show tell what there is", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/a,mailto:m@a.example")
+		b.start()
+		b.count("a.example", 2, tlsrpt.TLSAInvalid)
+		b.count("b.example", 1)
+		time.Sleep(day + 5*time.Hour)
+		b.count("a.example", 1)
+		synctest.Wait()
+		st, err := b.sender.Snapshot(t.Context())
+		if err != nil || st.Idle != "" || st.LastRun.IsZero() || st.Reports[tlsrpt.Queued] != 1 || st.Reports[tlsrpt.Unwanted] != 1 ||
+			st.Parts[tlsrpt.ByHTTPS][tlsrpt.Sent] != 1 || st.Parts[tlsrpt.ByMail][tlsrpt.Queued] != 1 {
+			t.Errorf("%+v, %v", st, err)
+		}
+		list, err := b.sender.List(t.Context(), "")
+		var got []string
+		for _, j := range list {
+			got = append(got, fmt.Sprintf("%s %s %d %s %d %d", j.Day, j.Domain, j.Number, j.State, j.Sums.Successes, j.Sums.Failures))
+		}
+		want := []string{"2000-01-01 a.example 1 queued 2 1", "2000-01-01 b.example 1 unwanted 1 0", "2000-01-02 a.example 0 tallied 1 0"}
+		if err != nil || !slices.Equal(got, want) || list[2].Due < 19*time.Hour || list[2].Due > 23*time.Hour {
+			t.Errorf("%v, %v", got, err)
+		}
+		shown, err := b.sender.Show(t.Context(), addr.MustDomain("a.example"), "")
+		if err != nil || len(shown) != 1 || shown[0].Job.State != tlsrpt.Tallied || shown[0].Report.Sums().Successes != 1 {
+			t.Errorf("%+v, %v", shown, err)
+		}
+		shown, err = b.sender.Show(t.Context(), addr.MustDomain("a.example"), "2000-01-01")
+		if err != nil || len(shown) != 1 || shown[0].Report.ID != b.received("r.example")[0].Report.ID {
+			t.Errorf("%+v, %v", shown, err)
+		}
+		time.Sleep(45 * day)
+		synctest.Wait()
+		if all, err := b.sender.List(t.Context(), ""); err != nil || len(all) != 0 {
+			t.Errorf("after 45 days: %+v, %v", all, err)
+		}
+		b.end()
+	})
+}
