@@ -27,7 +27,7 @@ var example = addr.MustDomain("example.test")
 // A world is a Cache over a real store, real DNS and real policy hosts.
 type world struct {
 	*stscache.Cache
-	t     *testing.T
+	t     testing.TB
 	net   *lab.World
 	dir   string
 	bolt  *boltstore.Store
@@ -37,7 +37,7 @@ type world struct {
 	stop  func()
 }
 
-func newWorld(t *testing.T, change func(*stscache.Options)) *world {
+func newWorld(t testing.TB, change func(*stscache.Options)) *world {
 	t.Helper()
 	net, err := lab.Start(lab.Options{})
 	if err != nil {
@@ -144,7 +144,7 @@ func describe(s stscache.Status) (mode, id string, err error) {
 }
 
 // within bounds a wait.
-func within(t *testing.T) context.Context {
+func within(t testing.TB) context.Context {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	t.Cleanup(cancel)
 	return ctx
