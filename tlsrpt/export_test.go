@@ -3,6 +3,7 @@ package tlsrpt
 import (
 	"context"
 	"net/url"
+	"testing"
 	"time"
 )
 
@@ -29,3 +30,9 @@ func OpensAt(r Ref, salt string, spread time.Duration, since time.Time) time.Tim
 func VerifyDKIM(message []byte, keys map[string]string) ([]map[string]string, error) {
 	return verifyDKIM(message, keys)
 }
+
+// Valid checks a report against the schema.
+func Valid(t testing.TB, report []byte) { t.Helper(); valid(t, report) }
+
+// Gunzip unpacks a payload.
+func Gunzip(t testing.TB, b []byte) []byte { t.Helper(); return gunzip(t, b) }
