@@ -217,7 +217,7 @@ func TestEngineWeights(t *testing.T) {
 		sendTo(w, delivery.Require, 20)
 		sendTo(w, delivery.Default, 20)
 		w.start()
-		let(2 * time.Hour)
+		let(2*time.Hour + 5*time.Minute) // 5m, 15m, 30m and 1h, with jitter
 		if s := w.engine.Snapshot().Destinations; len(s) != 1 || s[0].Failures != 5 || len(w.tried("odd.example")) > 6 {
 			t.Errorf("%+v, %d attempts", s, len(w.tried("odd.example")))
 		}

@@ -88,7 +88,7 @@ func (l *Listener) Serve(ctx context.Context, ln net.Listener) error {
 	srv := smtp.NewServer(smtp.BackendFunc(func(c *smtp.Conn) (smtp.Session, error) { return l.session(work, c) }))
 	srv.Domain = l.o.Hostname
 	srv.MaxMessageBytes = l.o.MaxMessageSize + 1 // it refuses the last octet (S11)
-	srv.MaxLineLength = maxBodyLine
+	srv.MaxLineLength = 0                        // the shim bounds lines, commands and content apart (S12)
 	srv.ErrorLog = errorLog{l.o.Log, l.o.Name}
 	served := make(chan error, 1)
 	go func() { served <- srv.Serve(&shimListener{Listener: ln, l: l, o: l.shimOptions()}) }()

@@ -157,14 +157,14 @@ func (in *intake) copy(r io.Reader) error {
 		switch {
 		case errors.Is(err, io.EOF) && s.shim.bare && !s.l.o.Normalize:
 			return s.strayLineEnd()
+		case errors.Is(err, io.EOF) && s.shim.long:
+			return s.refused(554, smtp.EnhancedCode{5, 6, 0}, "a line of the content has more than %d octets", maxBodyLine)
 		case errors.Is(err, io.EOF):
 			in.head.end()
 			if err := w.Flush(); err != nil {
 				return s.storeFault(in.id, err)
 			}
 			return nil
-		case errors.Is(err, smtp.ErrTooLongLine):
-			return s.refused(554, smtp.EnhancedCode{5, 6, 0}, "a line of the content has more than %d octets", maxBodyLine)
 		case errors.Is(err, smtp.ErrDataTooLarge):
 			return s.refused(552, smtp.EnhancedCode{5, 3, 4}, "the message is larger than the %d octets that are taken here", s.l.o.MaxMessageSize)
 		case err != nil: // what follows cannot be told from commands

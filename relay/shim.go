@@ -12,7 +12,7 @@ import (
 // The bounds of a connection.
 const (
 	maxCommand   = 2048        // octets of a command line: RFC 5321, Section 4.5.3.1.4, and room for extensions
-	maxBodyLine  = 1 << 20     // octets of a line of content; go-smtp counts it
+	maxBodyLine  = 1 << 20     // octets of a line of content
 	writeBuffer  = 16 << 10    // octets of replies that wait for the next read
 	writeLimit   = time.Minute // for a client to take what was written
 	contentLimit = time.Hour   // for the content of one message
@@ -40,6 +40,7 @@ type shim struct {
 	cr      bool    // its last octet is a CR
 	content bool    // what is read is content: from DATA until its reply
 	bare    bool    // the content had a CR or LF that was not part of a CRLF
+	long    bool    // it had a line of more than maxBodyLine octets
 	until   time.Time
 
 	mu      sync.Mutex
@@ -133,20 +134,19 @@ func (c *shim) setBusy(busy bool) {
 
 // beginContent says that what is read now is content, until the next reply.
 func (c *shim) beginContent() {
-	c.content, c.bare, c.until = true, false, time.Now().Add(contentLimit)
+	c.content, c.bare, c.long, c.until = true, false, false, time.Now().Add(contentLimit)
 }
 
 // check looks at what was read: at line ends in content, at much more in
 // commands. What came before a line that is refused is still served.
 func (c *shim) check(p []byte) (int, error) {
+	if c.content {
+		c.checkContent(p)
+		return len(p), nil
+	}
 	for i, b := range p {
 		broken := b == '\n' && !c.cr || b != '\n' && c.cr
 		c.cr = b == '\r'
-		if c.content {
-			c.bare = c.bare || broken
-			c.count(b)
-			continue
-		}
 		words := c.wrong(b, broken)
 		if words == "" {
 			c.count(b)
@@ -162,7 +162,30 @@ func (c *shim) check(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// count counts an octet of a line.
+// checkContent notes a CR or LF that is not part of a CRLF, and lines that are
+// too long.
+func (c *shim) checkContent(p []byte) {
+	for len(p) > 0 {
+		end := bytes.IndexByte(p, '\n')
+		line := p
+		if end >= 0 {
+			line = p[:end]
+		}
+		if n := len(line); n > 0 {
+			c.bare = c.bare || c.cr || bytes.IndexByte(line[:n-1], '\r') >= 0
+			c.cr = line[n-1] == '\r'
+		}
+		c.line += len(line)
+		c.long = c.long || c.line > maxBodyLine
+		if end < 0 {
+			return
+		}
+		c.bare = c.bare || !c.cr
+		c.cr, c.line, p = false, 0, p[end+1:]
+	}
+}
+
+// count counts an octet of a command line.
 func (c *shim) count(b byte) {
 	if c.line < len(c.verb) {
 		c.verb[c.line] = b
@@ -170,7 +193,7 @@ func (c *shim) count(b byte) {
 	if c.line++; b != '\n' {
 		return
 	}
-	if !c.content && c.line > len(c.verb) {
+	if c.line > len(c.verb) {
 		switch verb := c.verb[:]; {
 		case bytes.EqualFold(verb, []byte("EHLO")):
 			c.esmtp = true
