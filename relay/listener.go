@@ -48,7 +48,6 @@ type Listener struct {
 
 // ListenerSnapshot is how a Listener is at a moment.
 type ListenerSnapshot struct {
-	Name              string
 	Connections       int
 	Accepted, Refused uint64 // messages, and refusals, since the start
 }
@@ -77,7 +76,7 @@ func NewListener(o ListenerOptions) *Listener {
 func (l *Listener) Snapshot() ListenerSnapshot {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return ListenerSnapshot{l.o.Name, len(l.conns), l.accepted.Load(), l.refused.Load()}
+	return ListenerSnapshot{len(l.conns), l.accepted.Load(), l.refused.Load()}
 }
 
 // Serve takes mail from the connections of ln until ctx ends. Then idle clients

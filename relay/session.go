@@ -165,8 +165,6 @@ func (in *intake) copy(r io.Reader) error {
 				return s.storeFault(in.id, err)
 			}
 			return nil
-		case errors.Is(err, smtp.ErrDataTooLarge):
-			return s.refused(552, smtp.EnhancedCode{5, 3, 4}, "the message is larger than the %d octets that are taken here", s.l.o.MaxMessageSize)
 		case err != nil: // what follows cannot be told from commands
 			_ = s.shim.fail(net.ErrClosed)
 			return refusal(451, smtp.EnhancedCode{4, 4, 2}, "the content broke off")

@@ -129,7 +129,7 @@ func showStatus(p printer, s admin.Status, now time.Time) {
 		queue += fmt.Sprintf("   %s, oldest %s", size(s.Queue.Bytes), age(time.Duration(s.Queue.OldestSeconds*float64(time.Second))))
 	}
 	line("Queue", "%s", queue)
-	line("Since start", "%d sent   %d deferred   %d bounced", s.Counters["sent"], s.Counters["deferred"], s.Counters["bounced"])
+	line("Since start", "%d accepted   %d sent   %d deferred   %d bounced   %d refused", s.Counters["accepted"], s.Counters["sent"], s.Counters["deferred"], s.Counters["bounced"], s.Counters["refused"])
 	if s.Enforcement != "on" {
 		line("Enforcement", "%s: nothing is refused", s.Enforcement)
 	}

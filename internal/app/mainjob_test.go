@@ -228,7 +228,7 @@ func TestStatusTellsOfTheWholeHouse(t *testing.T) {
 	f.send("a@sender.test", []string{"b@bad.test"}, letter("x", 100))
 	f.waitDeferred(1)
 	s := f.status()
-	if !s.Healthy || s.Policies["enforce"] != 1 || s.Counters["deferred"] != 1 || s.Queue.Deferred != 1 {
+	if !s.Healthy || s.Policies["enforce"] != 1 || s.Counters["deferred"] != 1 || s.Counters["accepted"] != 1 || s.Queue.Deferred != 1 {
 		t.Errorf("%+v", s)
 	}
 	if len(s.Destinations) != 1 || s.Destinations[0].Name != "bad.test" || s.Destinations[0].Reason != "certificate-expired" {

@@ -24,10 +24,13 @@ func (h *house) status(ctx context.Context) admin.Status {
 	for mode, n := range h.policies.Modes() {
 		s.Policies[string(mode)] = n
 	}
+	h.engineStatus(&s)
 	for _, d := range h.doors {
 		s.Listeners = append(s.Listeners, fmt.Sprintf("%s %s", d.name, d.address))
+		l := d.listener.Snapshot()
+		s.Counters["accepted"] += l.Accepted
+		s.Counters["refused"] += l.Refused
 	}
-	h.engineStatus(&s)
 	if q, err := h.store.Stats(ctx); err != nil {
 		s.Warnings = append(s.Warnings, fmt.Sprintf("the queue cannot be counted: %v", err))
 	} else {
