@@ -71,12 +71,10 @@ func orDefault(d, def time.Duration) time.Duration {
 	return max(d, 0)
 }
 
-// validate says all that is wrong at once.
-func (o Options) validate() error {
+// Check says all at once what is wrong with what an operator can set.
+func (o Options) Check() error {
+	o = o.defaults()
 	var errs []error
-	if o.Store == nil || o.Resolver == nil {
-		errs = append(errs, errors.New("reports need a Store and a Resolver"))
-	}
 	if !o.Contact.IsNull() {
 		if o.Submitter().IsZero() || o.Contact.NeedsUTF8() {
 			errs = append(errs, fmt.Errorf("contact %s: want an address in ASCII with a domain", o.Contact))
@@ -118,7 +116,7 @@ func newSuppression(list []string) suppression {
 	for _, s := range list {
 		switch {
 		case strings.Contains(s, ":"):
-			if u, err := ParseRUA(s); err == nil { // validate has seen it
+			if u, err := ParseRUA(s); err == nil { // Check has seen it
 				out.uris[u.String()] = true
 			}
 		case strings.HasPrefix(s, "@"):

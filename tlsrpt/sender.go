@@ -32,10 +32,13 @@ type Sender struct {
 // NewSender returns a Sender that does nothing before Run. It fails when o
 // makes no sense.
 func NewSender(o Options) (*Sender, error) {
-	o = o.defaults()
-	if err := o.validate(); err != nil {
+	if o.Store == nil || o.Resolver == nil {
+		return nil, errors.New("reports need a Store and a Resolver")
+	}
+	if err := o.Check(); err != nil {
 		return nil, err
 	}
+	o = o.defaults()
 	s := &Sender{o: o, suppress: newSuppression(o.Suppress), kick: make(chan struct{}, 1), free: make(chan struct{}, o.Workers), pace: pace{gap: o.HostGap}}
 	s.poster = poster{Resolver: o.Resolver, Dialer: o.Dialer, Guard: o.Guard, Roots: o.Roots, Strict: o.Strict, Limit: o.Limit}
 	s.agenda = agenda{store: o.Store, salt: o.Submitter().String(), spread: o.Spread}

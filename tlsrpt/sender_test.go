@@ -354,6 +354,55 @@ func TestRestart(t *testing.T) {
 	})
 }
 
+func TestLate(t *testing.T) {
+	inBubble(t, "RPT-5.5-01 what was tried, and then lay still for more than a day, is given up without another attempt", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/v1")
+		b.publish("b.example", "https://r.example/v1")
+		b.endpoint("r.example", answers(500))
+		b.fail("_smtp._tls.b.example", servfail)
+		b.start()
+		b.count("a.example", 1)
+		b.count("b.example", 1)
+		time.Sleep(day + 4*time.Hour + time.Second)
+		synctest.Wait()
+		n := len(b.received("r.example"))
+		b.end()
+		time.Sleep(2 * day)
+		b.open()
+		b.o.Store = b.store
+		b.fail("_smtp._tls.b.example", nil)
+		b.start()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		for _, j := range b.jobs() {
+			if j.State != tlsrpt.GivenUp {
+				t.Errorf("%+v", j)
+			}
+		}
+		if got := len(b.received("r.example")); got != n || n == 0 {
+			t.Errorf("%d attempts, then %d", n, got)
+		}
+		b.end()
+	})
+	inBubble(t, "RPT-4.1-03 sessions that come after their day's report get another one, of that day, within hours", nil, func(t *testing.T, b *bubble) {
+		b.publish("a.example", "https://r.example/v1")
+		b.start()
+		late := sessionOf("a.example")
+		b.count("a.example", 1)
+		time.Sleep(day + 4*time.Hour + time.Second)
+		if err := b.store.Add(t.Context(), []tlsrpt.Session{late}); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(5*time.Hour + time.Second)
+		synctest.Wait()
+		got := b.received("r.example")
+		if len(got) != 2 || got[1].Report.day() != "2000-01-01" || got[1].Report.ID == got[0].Report.ID || got[1].Report.Policies[0].Summary.Good != 1 {
+			t.Errorf("%+v", got)
+		}
+		b.end()
+	})
+}
+
 func TestMailing(t *testing.T) {
 	inBubble(t, "RPT-5.3-10 RPT-3-20 each mailbox gets a mail of its own through the queue, signed", nil, func(t *testing.T, b *bubble) {
 		b.publish("a.example", "mailto:one@a.example,mailto:two@b.example")
