@@ -85,6 +85,22 @@ func (c *Client) PurgePolicy(ctx context.Context, domain string) error {
 	return c.call(ctx, "POST", "/v1/cache/"+url.PathEscape(domain)+"/purge", nil, &struct{}{})
 }
 
+// Reports yields the TLS reports of a day, of all days when day is "".
+func (c *Client) Reports(ctx context.Context, day string) iter.Seq2[ReportEntry, error] {
+	return lines[ReportEntry](ctx, c, "GET", "/v1/tlsrpt?day="+url.QueryEscape(day), nil)
+}
+
+// Report yields the reports about a domain's day, of the last one when day is
+// "".
+func (c *Client) Report(ctx context.Context, domain, day string) iter.Seq2[ReportShown, error] {
+	return lines[ReportShown](ctx, c, "GET", "/v1/tlsrpt/"+url.PathEscape(domain)+"?day="+url.QueryEscape(day), nil)
+}
+
+// SendReports has reports sent now, and yields them when each was tried.
+func (c *Client) SendReports(ctx context.Context, r ReportRequest) iter.Seq2[ReportEntry, error] {
+	return lines[ReportEntry](ctx, c, "POST", "/v1/tlsrpt/send", r)
+}
+
 func (c *Client) call(ctx context.Context, method, path string, in, out any) error {
 	res, err := c.do(ctx, method, path, in)
 	if err != nil {

@@ -35,6 +35,7 @@ type Options struct {
 	Retry    func(...relay.Destination) // forget back-off, try now
 	Entries  stscache.Store
 	Policies Policies
+	Reports  Reports // nil: off
 	Status   func(context.Context) Status
 	Log      zerolog.Logger
 }
@@ -90,6 +91,9 @@ func (s *Server) Serve(ctx context.Context) error {
 	full.HandleFunc("GET /v1/cache/{domain}", s.cacheShow)
 	full.HandleFunc("POST /v1/cache/{domain}/refresh", s.cacheRefresh)
 	full.HandleFunc("POST /v1/cache/{domain}/purge", s.cachePurge)
+	full.HandleFunc("GET /v1/tlsrpt", s.reporting(s.reportList))
+	full.HandleFunc("GET /v1/tlsrpt/{domain}", s.reporting(s.reportShow))
+	full.HandleFunc("POST /v1/tlsrpt/send", s.reporting(s.reportSend))
 
 	g, ctx := errgroup.WithContext(ctx)
 	s.serve(ctx, g, s.socket, &http.Server{Handler: full})

@@ -28,8 +28,17 @@ type Status struct {
 	Counters     map[string]uint64 `json:"counters"` // since start
 	Destinations []Destination     `json:"destinations"`
 	Policies     map[string]int    `json:"policies"` // by mode
+	Reports      ReportStatus      `json:"tls_reports"`
 	DNS          string            `json:"dns"`
 	Warnings     []string          `json:"warnings"`
+}
+
+// ReportStatus is how sending TLS reports goes: those about yesterday and today,
+// by state.
+type ReportStatus struct {
+	Idle    string         `json:"idle,omitempty"` // why none is sent
+	LastRun time.Time      `json:"last_run,omitzero"`
+	States  map[string]int `json:"states"`
 }
 
 // QueueStatus counts what waits.

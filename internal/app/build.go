@@ -20,6 +20,7 @@ import (
 	"stsrelay/internal/resolver"
 	"stsrelay/relay"
 	"stsrelay/stscache"
+	"stsrelay/tlsrpt"
 )
 
 // A house is the rooms of one relay.
@@ -33,6 +34,7 @@ type house struct {
 	policies *stscache.Cache
 	client   *delivery.Client
 	engine   *relay.Engine
+	reports  *tlsrpt.Sender // nil: off
 	doors    []*door
 	admin    *admin.Server
 	selfTest selfTest
@@ -59,6 +61,9 @@ func build(ctx context.Context, cfg config.Config, o Options) (h *house, err err
 			err = errors.Join(err, c.Close())
 		}
 	}()
+	if err := Check(cfg); err != nil {
+		return nil, err
+	}
 	if h.store, err = boltstore.Open(cfg.DataDir, boltstore.Options{Log: h.o.Log}); err != nil {
 		return nil, err
 	}
@@ -77,8 +82,12 @@ func build(ctx context.Context, cfg config.Config, o Options) (h *house, err err
 	for i, l := range cfg.Listeners {
 		h.doors[i].listener = h.buildListener(l)
 	}
-	h.admin, err = admin.Listen(admin.Options{Socket: cfg.Admin.Socket, HTTP: cfg.Admin.HTTP, Queue: h.store, Retry: h.engine.Retry,
-		Entries: h.store, Policies: h.policies, Status: h.status, Log: h.o.Log})
+	ao := admin.Options{Socket: cfg.Admin.Socket, HTTP: cfg.Admin.HTTP, Queue: h.store, Retry: h.engine.Retry,
+		Entries: h.store, Policies: h.policies, Status: h.status, Log: h.o.Log}
+	if h.reports != nil {
+		ao.Reports = h.reports
+	}
+	h.admin, err = admin.Listen(ao)
 	return h, err
 }
 
@@ -117,7 +126,7 @@ func (h *house) buildRooms() (err error) {
 		Lanes: cfg.Delivery.MaxConnectionsPerHost, Waiting: h.policies.Watch, BounceVia: cfg.Queue.BounceVia.Hop,
 		NoTallies: !cfg.TLSRPT.Enabled, Log: o.Log, Grace: o.Grace,
 	})
-	return nil
+	return h.buildReports(guard, roots)
 }
 
 func (h *house) buildClient(guard network.Guard, roots *x509.CertPool) (*delivery.Client, error) {

@@ -24,6 +24,9 @@ func (h *house) run(ctx context.Context) error {
 	cellar.start("admin", h.admin.Serve)
 	cellar.start("DNS self-test", h.testDNS)
 	engine.start("queue", h.engine.Run)
+	if h.reports != nil { // makes mail, so it ends with those who bring some
+		doors.start("TLS reports", h.reports.Run)
+	}
 	for _, d := range h.doors {
 		doors.start("listener "+d.name, func(ctx context.Context) error { return d.listener.Serve(ctx, d.socket) })
 	}

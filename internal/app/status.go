@@ -25,6 +25,7 @@ func (h *house) status(ctx context.Context) admin.Status {
 		s.Policies[string(mode)] = n
 	}
 	h.engineStatus(&s)
+	h.reportStatus(ctx, &s)
 	for _, d := range h.doors {
 		s.Listeners = append(s.Listeners, fmt.Sprintf("%s %s", d.name, d.address))
 		l := d.listener.Snapshot()

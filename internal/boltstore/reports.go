@@ -186,6 +186,22 @@ func (b *batch) changeReport(key []byte, f func(r *report)) error {
 	return b.writeReport(key, old, &r)
 }
 
+func readJob(reports *bolt.Bucket, key []byte, now int64) (tlsrpt.Job, error) {
+	return decodeJob(key, reports.Get(key), now)
+}
+
+func decodeJob(key, v []byte, now int64) (tlsrpt.Job, error) {
+	ref, err := parseReportKey(key)
+	if err != nil {
+		return tlsrpt.Job{}, err
+	}
+	r, err := decodeReport(v)
+	if err != nil {
+		return tlsrpt.Job{}, fmt.Errorf("report %q: %w", key, err)
+	}
+	return r.job(ref, now), nil
+}
+
 // Reports yields in order of key.
 func (s *Store) Reports(ctx context.Context, day tlsrpt.Day) iter.Seq2[tlsrpt.Job, error] {
 	return func(yield func(tlsrpt.Job, error) bool) {
@@ -225,15 +241,11 @@ func (s *Store) reportsFrom(at, within []byte) (out []tlsrpt.Job, next []byte, e
 				next = bytes.Clone(k)
 				return nil
 			}
-			ref, err := parseReportKey(k)
+			j, err := decodeJob(k, v, now)
 			if err != nil {
 				return err
 			}
-			r, err := decodeReport(v)
-			if err != nil {
-				return fmt.Errorf("report %q: %w", k, err)
-			}
-			out = append(out, r.job(ref, now))
+			out = append(out, j)
 		}
 		return nil
 	})

@@ -93,11 +93,17 @@ func (d Delivery) Uses(family string) bool { return slices.Contains(d.IPFamilies
 
 // TLSRPT is [tlsrpt].
 type TLSRPT struct {
-	Enabled      bool         `toml:"enabled"`
-	Organization string       `toml:"organization"`
-	Contact      addr.Address `toml:"contact"`
-	From         addr.Address `toml:"from"`
-	SendingIP    string       `toml:"sending_ip"`
+	Enabled      bool           `toml:"enabled"`
+	Organization string         `toml:"organization"`
+	Contact      addr.Address   `toml:"contact"` // null: sessions are counted, and nothing is sent
+	From         addr.Address   `toml:"from"`    // null: contact
+	SendingIP    string         `toml:"sending_ip"`
+	Spread       Duration       `toml:"spread"`
+	FailuresOnly bool           `toml:"failures_only"`
+	Strict       bool           `toml:"strict_https"`
+	Suppress     []string       `toml:"suppress"`
+	Replace      []string       `toml:"replace"`
+	BCC          []addr.Address `toml:"bcc"`
 }
 
 // DKIM is one [[dkim]].
@@ -132,7 +138,7 @@ func Default() Config {
 			IPFamilies:            []string{"ipv6", "ipv4"},
 			ConnectTimeout:        Duration{30 * time.Second},
 		},
-		TLSRPT: TLSRPT{Enabled: true},
+		TLSRPT: TLSRPT{Enabled: true, Spread: minutes(240)},
 		Admin:  Admin{Socket: defaultSocket(), HTTP: "127.0.0.1:8025"},
 	}
 }

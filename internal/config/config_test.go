@@ -76,6 +76,9 @@ func normalize(c *Config) {
 	if len(c.Delivery.Bind) == 0 {
 		c.Delivery.Bind = nil
 	}
+	if r := &c.TLSRPT; len(r.Suppress)+len(r.Replace)+len(r.BCC) == 0 {
+		r.Suppress, r.Replace, r.BCC = nil, nil, nil
+	}
 }
 
 func keysOf(t reflect.Type, prefix string) map[string]bool {

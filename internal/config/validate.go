@@ -12,6 +12,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"stsrelay/internal/addr"
 )
 
 // validator checks what the types cannot, and fills in what each listener
@@ -249,8 +251,11 @@ func LoadRoots(path string) (*x509.CertPool, error) {
 // log at start.
 func (c Config) Warnings() []string {
 	var w []string
-	if c.TLSRPT.Enabled && (c.TLSRPT.Organization != "" || len(c.DKIM) > 0) {
-		w = append(w, "TLS-RPT: sessions are tallied, but this version sends no reports yet; [tlsrpt] and [[dkim]] are checked and kept")
+	switch r := c.TLSRPT; {
+	case r.Enabled && r.Contact.IsNull():
+		w = append(w, "[tlsrpt] contact is empty: sessions are counted, and no TLS report is sent")
+	case r.Enabled && !c.signs(r.Contact):
+		w = append(w, "no [[dkim]] key of the domain of [tlsrpt] contact: TLS reports go by HTTPS only, since those by mail must be signed (RFC 8460, Section 3)")
 	}
 	if c.Delivery.Enforcement == "audit" {
 		w = append(w, "[delivery] enforcement = \"audit\": policies are evaluated and counted, nothing is refused")
@@ -259,4 +264,9 @@ func (c Config) Warnings() []string {
 		w = append(w, "postmaster is empty: bounces that cannot be delivered are told in the log only")
 	}
 	return w
+}
+
+func (c Config) signs(a addr.Address) bool {
+	d, _ := a.Domain()
+	return slices.ContainsFunc(c.DKIM, func(k DKIM) bool { return k.Domain == d })
 }
