@@ -18,7 +18,7 @@ type Letter struct {
 // Compose makes a Letter ready for the queue. Nobody is notified of what
 // becomes of it: its NOTIFY is NEVER (RFC 3461, Section 6.1; ledger DSN-6.1-01).
 // It is ordinary mail otherwise: MTA-STS and DANE of the recipient's domain
-// apply (ledger X-10).
+// apply (ledger X-10), unless its Options say that it is a report (ledger X-09).
 func Compose(l Letter) Composed {
 	o := l.Options
 	o.Body, o.EightBit = Body7Bit, false

@@ -21,6 +21,8 @@ import (
 
 	"stsrelay/internal/addr"
 	"stsrelay/internal/resolver"
+
+	"github.com/emersion/go-msgauth/dkim"
 )
 
 var football = addr.MustDomain("football.example.com")
@@ -163,6 +165,23 @@ func TestSign(t *testing.T) {
 			t.Errorf("of an empty body: %v, %v, %v", tags, err, verr)
 		}
 	})
+	t.Run("RPT-3-26 with two selectors one signature serves ordinary mail, the other TLS reports", func(t *testing.T) {
+		records := map[string]string{
+			rs.Name(): "v=DKIM1; s=email; p=" + keys[rs.Name()],
+			ed.Name(): "v=DKIM1; k=ed25519; s=tlsrpt; p=" + keys[ed.Name()],
+		}
+		lookup := func(name string) ([]string, error) { return []string{records[name]}, nil }
+		found, err := dkim.VerifyWithOptions(bytes.NewReader(signed), &dkim.VerifyOptions{LookupTXT: lookup})
+		if err != nil || len(found) != 2 || found[0].Err != nil || found[1].Err == nil || !strings.Contains(found[1].Err.Error(), "service") {
+			t.Errorf("a verifier of ordinary mail says %v, %+v, %+v", err, found[0], found[1])
+		}
+		for i, want := range []string{"does not name tlsrpt", "verifiers of ordinary mail"} {
+			k := []SigningKey{rs, ed}[i]
+			if w, err := k.check([]string{records[k.Name()]}); err != nil || !strings.Contains(strings.Join(w, " "), want) {
+				t.Errorf("%s: %v, %v", k.Name(), w, err)
+			}
+		}
+	})
 	for _, line := range strings.Split(string(signed), "\r\n") {
 		if len(line) > 998 {
 			t.Errorf("a line of %d octets", len(line))
@@ -242,7 +261,7 @@ func TestKeyCheck(t *testing.T) {
 		{"both services", ed, "v=DKIM1; k=ed25519; s=tlsrpt:email; p=" + edp, "", ""},
 		{"RPT-3-25 no service named", ed, "v=DKIM1; k=ed25519; p=" + edp, "does not name tlsrpt", ""},
 		{"RPT-3-25 s=email", big, "v=DKIM1; k=rsa; s=email; p=" + bigp, "does not name tlsrpt", ""},
-		{"RPT-3-26 s=tlsrpt alone", big, "v=DKIM1; k=rsa; s = tlsrpt; p=" + bigp, "verifiers of ordinary mail", ""},
+		{"s=tlsrpt alone", big, "v=DKIM1; k=rsa; s = tlsrpt; p=" + bigp, "verifiers of ordinary mail", ""},
 		{"s=* and tlsrpt", big, "s=*:tlsrpt; p=" + bigp, "", ""},
 		{"DKIM-3.6-02 a service that is not ours", big, "v=DKIM1; s=other; p=" + bigp, "", "neither tlsrpt nor email"},
 		{"DKIM-3.6-02 t=y", big, "v=DKIM1; s=tlsrpt:email; t=s:y; p=" + bigp, "t=y", ""},

@@ -104,7 +104,7 @@ func fetchMail(t *testing.T, m lab.Received) (mail.Header, report) {
 	t.Helper()
 	_, public := testKey(t)
 	if tags, err := tlsrpt.VerifyDKIM(m.Content, map[string]string{keyName: public}); err != nil || len(tags) != 1 {
-		t.Errorf("RPT-3-23: %d signatures, %v", len(tags), err)
+		t.Errorf("RPT-3-23 DKIM-5.3-01: %d signatures, %v", len(tags), err)
 	}
 	msg, err := mail.ReadMessage(bytes.NewReader(m.Content))
 	if err != nil {

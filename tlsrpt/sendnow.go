@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"stsrelay/internal/addr"
@@ -35,9 +36,9 @@ func (s *Sender) SendNow(ctx context.Context, q Request) ([]Job, error) {
 	s.wake()
 	t := time.NewTicker(lookEvery)
 	defer t.Stop()
-	for {
-		jobs, done, err := s.progress(ctx, before)
-		if err != nil || done {
+	jobs := slices.Clone(before)
+	for waiting := indexes(jobs); ; {
+		if waiting, err = s.progress(ctx, before, jobs, waiting); err != nil || len(waiting) == 0 {
 			return jobs, err
 		}
 		select {
@@ -46,6 +47,13 @@ func (s *Sender) SendNow(ctx context.Context, q Request) ([]Job, error) {
 		case <-t.C:
 		}
 	}
+}
+
+func indexes(jobs []Job) (out []int) {
+	for i := range jobs {
+		out = append(out, i)
+	}
+	return out
 }
 
 // begin opens reports, hurries those that wait, and returns them all as they
@@ -73,37 +81,29 @@ func (s *Sender) begin(ctx context.Context, q Request) ([]Job, error) {
 		if err != nil {
 			return nil, err
 		}
-		if wanted(j.Ref) && j.State == Pending && !contains(jobs[:opened], j.Ref) {
+		if wanted(j.Ref) && j.State == Pending && !slices.ContainsFunc(jobs[:opened], func(o Job) bool { return o.Ref == j.Ref }) {
 			jobs, waiting = append(jobs, j), append(waiting, j.Ref)
 		}
 	}
 	return jobs, s.o.Store.HurryReports(ctx, waiting)
 }
 
-func contains(jobs []Job, r Ref) bool {
-	for _, j := range jobs {
-		if j.Ref == r {
-			return true
-		}
-	}
-	return false
-}
-
-// progress reads the reports again, and says whether each was tried.
-func (s *Sender) progress(ctx context.Context, before []Job) (now []Job, done bool, err error) {
-	done = true
-	for _, b := range before {
-		j, _, err := s.o.Store.Report(ctx, b.Ref)
+// progress reads the reports again that were not tried yet, and returns those
+// that still were not.
+func (s *Sender) progress(ctx context.Context, before, now []Job, waiting []int) (still []int, err error) {
+	for _, i := range waiting {
+		j, _, err := s.o.Store.Report(ctx, before[i].Ref)
 		if errors.Is(err, ErrNoReport) {
 			continue // forgotten since
 		}
 		if err != nil {
-			return now, false, err
+			return nil, err
 		}
-		now = append(now, j)
-		done = done && tried(b, j)
+		if now[i] = j; !tried(before[i], j) {
+			still = append(still, i)
+		}
 	}
-	return now, done, nil
+	return still, nil
 }
 
 // tried reports whether a report was tried at each of its destinations since.

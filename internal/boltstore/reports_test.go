@@ -124,3 +124,28 @@ func TestOlderFile(t *testing.T) {
 	}
 	mustClaim(t, openTest(t, dir, testOptions, &world{}), "example.com", 1)
 }
+
+// TestDamagedReport: one record that cannot be read does not hold up the others.
+func TestDamagedReport(t *testing.T) {
+	s := openTest(t, t.TempDir(), testOptions, &world{})
+	var openings []tlsrpt.Opening
+	for _, name := range []string{"a.example", "b.example"} {
+		domain := addr.MustDomain(name)
+		err := s.Add(t.Context(), []tlsrpt.Session{{Start: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), Domain: domain, Policies: []tlsrpt.PolicyResult{{}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		openings = append(openings, tlsrpt.Opening{Day: "2026-11-01", Domain: domain, ID: name + "@y"})
+	}
+	opened, err := s.OpenReports(t.Context(), openings)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bReport).Put(reportKey(opened[0].Ref), []byte("?")) }); err != nil {
+		t.Fatal(err)
+	}
+	jobs, next, err := s.ClaimReports(t.Context(), 1)
+	if err != nil || len(jobs) != 1 || jobs[0].ID != "b.example@y" || next != tlsrpt.Never {
+		t.Errorf("%+v, %v, %v", jobs, next, err)
+	}
+}
