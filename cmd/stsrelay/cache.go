@@ -21,7 +21,7 @@ func newCache(g *globals) *cobra.Command {
 			RunE: g.withClient(func(cmd *cobra.Command, c *admin.Client, _ []string) error {
 				p, seq := g.printer(cmd.OutOrStdout()), c.Policies(cmd.Context())
 				if g.json {
-					return encodePolicies(p.w, seq)
+					return encodeLines(p.w, seq)
 				}
 				return listPolicies(p, seq, time.Now())
 			}),
@@ -87,19 +87,6 @@ func (g *globals) completeDomains(cmd *cobra.Command, args []string, prefix stri
 		}
 	}
 	return list, cobra.ShellCompDirectiveNoFileComp
-}
-
-func encodePolicies(w io.Writer, seq iter.Seq2[admin.PolicyEntry, error]) error {
-	enc := json.NewEncoder(w)
-	for e, err := range seq {
-		if err != nil {
-			return err
-		}
-		if err := enc.Encode(e); err != nil {
-			return err
-		}
-	}
-	return nil
 }
 
 func listPolicies(p printer, seq iter.Seq2[admin.PolicyEntry, error], now time.Time) error {

@@ -51,7 +51,7 @@ type configProblem struct {
 }
 
 func checkConfig(cmd *cobra.Command, g *globals) error {
-	cfg, path, err := g.load()
+	cfg, path, err := g.loadWhole()
 	if g.json {
 		return errors.Join(json.NewEncoder(cmd.OutOrStdout()).Encode(reportOf(cfg, path, err)), silent(err))
 	}

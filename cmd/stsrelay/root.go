@@ -10,6 +10,7 @@ import (
 	"runtime/debug"
 
 	"stsrelay/internal/admin"
+	"stsrelay/internal/app"
 	"stsrelay/internal/config"
 
 	"github.com/spf13/cobra"
@@ -38,7 +39,7 @@ type globals struct {
 
 func newRoot(g *globals, stdout, stderr io.Writer) *cobra.Command {
 	root := group("stsrelay", "Outbound SMTP relay that enforces MTA-STS and says why it refuses",
-		newServe(g), newConfig(g), newQueue(g), newMailq(g), newCache(g), newStatus(g), newHealthcheck(g), newLab(g), newVersion(g))
+		newServe(g), newConfig(g), newQueue(g), newMailq(g), newCache(g), newTLSRPT(g), newStatus(g), newHealthcheck(g), newLab(g), newVersion(g))
 	root.Long = root.Short + `.
 
 See it work, with no configuration, network or rights: stsrelay lab run
@@ -116,6 +117,17 @@ func (g *globals) load() (config.Config, string, error) {
 		return c, path, exitError{exitConfig, err}
 	}
 	return c, path, nil
+}
+
+// loadWhole is load for those who run or check what it says: keys are read too.
+func (g *globals) loadWhole() (config.Config, string, error) {
+	c, path, err := g.load()
+	if err == nil {
+		if fault := app.Check(c); fault != nil {
+			err = exitError{exitConfig, fmt.Errorf("%s: %w", path, fault)}
+		}
+	}
+	return c, path, err
 }
 
 // client is for commands that talk to the daemon.

@@ -20,7 +20,7 @@ func newServe(g *globals) *cobra.Command {
 		Long: `Run the relay in the foreground. Logs go to stderr, one JSON object per line.
 SIGTERM stops it: running deliveries may finish, everything else stays queued.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, path, err := g.load()
+			cfg, path, err := g.loadWhole()
 			if err != nil {
 				return err
 			}

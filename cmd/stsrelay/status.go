@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -138,6 +140,7 @@ func showStatus(p printer, s admin.Status, now time.Time) {
 		policies += n
 	}
 	line("Policies", "%d cached (%d enforce, %d testing, %d none)", policies, s.Policies["enforce"], s.Policies["testing"], s.Policies["none"])
+	line("TLS reports", "%s", reportsText(s.Reports, now))
 	line("DNS", "%s", s.DNS)
 	line("Listeners", "%s", strings.Join(s.Listeners, "   "))
 	for i, d := range s.Destinations {
@@ -158,4 +161,22 @@ func showStatus(p printer, s admin.Status, now time.Time) {
 	for i, w := range s.Warnings {
 		line(map[bool]string{true: "Warnings"}[i == 0], "%s", w)
 	}
+}
+
+// reportsText is how sending TLS reports goes.
+func reportsText(r admin.ReportStatus, now time.Time) string {
+	if r.Idle != "" {
+		return "not sent: " + r.Idle
+	}
+	var parts []string
+	for _, state := range slices.Sorted(maps.Keys(r.States)) {
+		parts = append(parts, fmt.Sprintf("%d %s", r.States[state], state))
+	}
+	if len(parts) == 0 {
+		parts = append(parts, "none about yesterday and today yet")
+	}
+	if !r.LastRun.IsZero() {
+		parts = append(parts, "last tried "+age(now.Sub(r.LastRun))+" ago")
+	}
+	return strings.Join(parts, ", ")
 }
