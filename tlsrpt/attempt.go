@@ -28,10 +28,13 @@ func (s *Sender) attempt(ctx context.Context, j Job) (Outcome, bool) {
 		return out, true
 	}
 	p := j.Parts[i]
+	fresh, wanted := s.lookAgain(ctx, j, p)
 	u, err := ParseRUA(p.RUA)
 	switch {
 	case over(p.Age):
 		p.State = GivenUp
+	case !wanted:
+		p.State, p.Why = Failed, "the domain's record no longer names it; before that: "+p.Why
 	case err != nil: // it was read before it was stored
 		p.State, p.Why = Failed, Clean(err.Error())
 	case u.URL() == nil:
@@ -39,7 +42,7 @@ func (s *Sender) attempt(ctx context.Context, j Job) (Outcome, bool) {
 	default:
 		p = s.post(ctx, j, p, u)
 	}
-	out.Parts = []Part{p}
+	out.Parts = append([]Part{p}, fresh...)
 	return out, ctx.Err() == nil || p.State == Sent
 }
 

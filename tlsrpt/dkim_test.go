@@ -295,3 +295,21 @@ func TestKeyCheck(t *testing.T) {
 		t.Errorf("no record says %v", err)
 	}
 }
+
+// FuzzKeyCheck: whatever is published, the check ends with a word about it.
+func FuzzKeyCheck(f *testing.F) {
+	k := edKey(f, football)
+	p := published(f, k)
+	f.Add("v=DKIM1; k=ed25519; s=tlsrpt:email; p=" + p)
+	f.Add("v=DKIM1;;p=;p=")
+	f.Add("k=ed25519; p=" + p + "; s = * : email; t=y")
+	f.Fuzz(func(t *testing.T, txt string) {
+		_, err := k.check([]string{txt})
+		if err != nil && !errors.Is(err, ErrKey) {
+			t.Errorf("error of no kind: %v", err)
+		}
+		if err == nil && !strings.Contains(strings.NewReplacer(" ", "", "\t", "", "\r", "", "\n", "").Replace(txt), strings.TrimRight(p, "=")) {
+			t.Errorf("%q passes without our key", txt)
+		}
+	})
+}

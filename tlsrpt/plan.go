@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
+	"time"
 
 	"stsrelay/internal/resolver"
 )
@@ -64,6 +66,34 @@ func (s *Sender) lookUp(ctx context.Context, j Job) (Record, error) {
 func temporary(err error) bool {
 	return !errors.Is(err, ErrNoRecord) && !errors.Is(err, ErrManyRecords) && !errors.Is(err, ErrRecordSyntax)
 }
+
+// recordLife is how long what a record said is good for: a destination that has
+// failed for longer is looked up again before it is tried again, since that is
+// when its owner may have corrected it.
+const recordLife = time.Hour
+
+// lookAgain says whether a domain still wants its report at a destination that
+// has failed for some time, and where it wants it besides by now. When that
+// cannot be told, nothing has changed.
+func (s *Sender) lookAgain(ctx context.Context, j Job, p Part) (fresh []Part, wanted bool) {
+	if p.Age < recordLife || over(p.Age) || j.Copy || len(s.o.Replace) > 0 {
+		return nil, true
+	}
+	record, err := s.lookUp(ctx, j)
+	if err != nil && temporary(err) {
+		return nil, true
+	}
+	for _, now := range s.parts(record) {
+		wanted = wanted || now.RUA == p.RUA
+		if !slices.ContainsFunc(j.Parts, func(have Part) bool { return have.RUA == now.RUA }) {
+			fresh = append(fresh, now)
+		}
+	}
+	return fresh[:min(len(fresh), max(0, maxParts-len(j.Parts)))], wanted
+}
+
+// maxParts bounds the destinations of one report, old ones included.
+const maxParts = 4 * MaxRUAs
 
 func (s *Sender) lookLater(out Outcome, j Job, err error) Outcome {
 	out.Why = Clean(err.Error())

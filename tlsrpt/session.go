@@ -1,5 +1,8 @@
-// Package tlsrpt is what we tell a domain about TLS to it (RFC 8460): the
-// facts of every session, tallied per UTC day, and later the report.
+// Package tlsrpt is what we tell a domain about TLS to it (RFC 8460): the facts
+// of every session, tallied per UTC day, and the report that is made of them
+// when the day has ended, and sent. A session that was tallied is in exactly one
+// report; a report is sent to each of its destinations until that has taken or
+// refused it, for 24 hours, under one ID, and nothing is thrown away before.
 package tlsrpt
 
 import (

@@ -462,6 +462,22 @@ var reportMailCases = []queueCase{
 			t.Errorf("%+v", j)
 		}
 	}},
+	{"a large report is kept as any large body", func(t *testing.T, h *Harness) {
+		h.add(t, session("a.example"))
+		ref := h.openReport(t, opening("a.example")).Ref
+		o := outcome(h.claimReports(t, "a.example")[0], waits(rua, 0))
+		m := mailTo(rua, "reports@a.example")
+		m.Content = []byte("Subject: x\r\n\r\n" + strings.Repeat("report\r\n", h.Large/4))
+		o.Mail = []tlsrpt.Mail{m}
+		h.finish(t, o)
+		h.Reopen(t)
+		entries, err := h.Claim(t.Context(), "a.example", 10)
+		if err != nil || len(entries) != 1 || h.body(t, entries[0].Message) != string(m.Content) {
+			t.Fatalf("%+v, %v", entries, err)
+		}
+		h.settle(t, done(entries[0]))
+		h.wantPart(t, ref, tlsrpt.Sent, "")
+	}},
 	{"other mail is not looked at", func(t *testing.T, h *Harness) {
 		ref, _ := mailed(t, h)
 		h.accept(t, message("m", "b.example"), "x")
