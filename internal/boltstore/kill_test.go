@@ -25,7 +25,11 @@ const childDir = "BOLTSTORE_TEST_CHILD_DIR"
 
 func TestMain(m *testing.M) {
 	if dir := os.Getenv(childDir); dir != "" {
-		if err := acceptForever(dir, os.Getenv(childDir+"_ROUND")); err != nil {
+		child := acceptForever
+		if os.Getenv(childDir+"_WHAT") == "reports" {
+			child = reportForever
+		}
+		if err := child(dir, os.Getenv(childDir+"_ROUND")); err != nil {
 			fmt.Fprintln(os.Stderr, err)
 			os.Exit(1)
 		}
