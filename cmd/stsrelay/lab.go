@@ -138,29 +138,39 @@ func runLab(cmd *cobra.Command, g *globals, f labFlags, list []*trial) error {
 		return err
 	}
 	b.tryAll(cmd.Context(), list, bar.step)
+	reports, err := b.report(cmd.Context(), list)
 	bar.end()
 	faults := b.faults(list)
+	if err != nil {
+		faults = append(faults, err.Error())
+	}
+	if f.keep {
+		if err := b.saveReports(list); err != nil {
+			faults = append(faults, err.Error())
+		}
+	}
 	logs := b.logs(list)
 	if err := b.end(f.keep); err != nil {
 		faults = append(faults, err.Error())
 	}
 	if f.keep {
-		fmt.Fprintf(stderr, "stsrelay: configuration, queue and log of the relay are in %s\n", b.dir)
+		fmt.Fprintf(stderr, "stsrelay: configuration, queue, log and TLS reports of the relay are in %s\n", b.dir)
 	}
 	if err := cmd.Context().Err(); err != nil {
 		return err
 	}
-	return p.labReport(labResult{list, faults, logs, time.Since(began), len(f.show) > 0, b.world}, g.json, stderr)
+	return p.labReport(labResult{list, faults, logs, reports, time.Since(began), len(f.show) > 0, b.world}, g.json, stderr)
 }
 
 // A labResult is a finished run.
 type labResult struct {
-	trials []*trial
-	faults []string             // of the whole, not of one domain
-	logs   map[*trial][]logLine // what the relay logged of each
-	took   time.Duration
-	show   bool // tell all of each
-	world  *lab.World
+	trials  []*trial
+	faults  []string             // of the whole, not of one domain
+	logs    map[*trial][]logLine // what the relay logged of each
+	reports int                  // TLS reports that came
+	took    time.Duration
+	show    bool // tell all of each
+	world   *lab.World
 }
 
 func (p printer) labReport(r labResult, asJSON bool, stderr io.Writer) error {

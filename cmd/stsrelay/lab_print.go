@@ -26,6 +26,9 @@ func (p printer) labText(r labResult, failed int) error {
 	for _, f := range r.faults {
 		fmt.Fprintf(p.w, "\n%s %s\n", p.mark(false), f)
 	}
+	if r.reports > 0 && !r.show {
+		fmt.Fprintf(p.w, "\n%s, to those who asked for one: each tells what happened to the sessions above\n", plural(r.reports, "TLS report"))
+	}
 	if failed == 0 && !r.show {
 		fmt.Fprintln(p.w, "\nOne in full, with what was said and the bounce: stsrelay lab run --show no-such-user.test")
 	}
@@ -158,6 +161,9 @@ func (p printer) detail(r labResult, t *trial) {
 		lines = append(lines, l.String())
 	}
 	p.section("what the relay logged", lines)
+	if t.report != nil && r.show {
+		p.section("what the domain was told (TLS report)", t.report.lines())
+	}
 	if t.notice != nil && r.show {
 		p.section("what the sender got: "+t.notice.subject, strings.Split(strings.TrimSpace(t.notice.text), "\n"))
 	}

@@ -19,6 +19,7 @@ type trial struct {
 	reply    string   // what the relay says of the attempt, in its words
 	rule     string   // the RFC it names
 	notice   *notice  // the bounce that came
+	report   *told    // the TLS report that came
 	ids      []string // queue ids of the messages, in order
 	problems []string // empty: all is as expected
 	took     time.Duration

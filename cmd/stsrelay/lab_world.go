@@ -2,6 +2,11 @@ package main
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -26,11 +31,12 @@ const labSender = "sender.test"
 
 // A labBench is a fake internet and a relay that delivers to it.
 type labBench struct {
-	world  *lab.World
-	log    *labLog
-	dir    string // of the relay's files
-	relay  string // where it takes mail
-	client *admin.Client
+	world     *lab.World
+	collector *lab.CollectorHost // of TLS reports by HTTPS
+	log       *labLog
+	dir       string // of the relay's files
+	relay     string // where it takes mail
+	client    *admin.Client
 
 	file    *os.File // the relay's log
 	stop    context.CancelFunc
@@ -66,7 +72,7 @@ func (b *labBench) start(ctx context.Context, s labSetup) (err error) {
 	if s.verbose != nil {
 		b.log.copies = append(b.log.copies, s.verbose)
 	}
-	if b.world, err = buildWorld(s); err != nil {
+	if err = b.buildWorld(s); err != nil {
 		return err
 	}
 	cfg, err := b.configure()
@@ -76,25 +82,24 @@ func (b *labBench) start(ctx context.Context, s labSetup) (err error) {
 	return b.startRelay(ctx, cfg, s.realPorts)
 }
 
-// buildWorld starts a world with the scenarios and the domain of the senders.
-func buildWorld(s labSetup) (w *lab.World, err error) {
+// buildWorld starts a world with the scenarios, the domain of the senders, and
+// those that TLS reports go to.
+func (b *labBench) buildWorld(s labSetup) error {
 	if s.realPorts {
 		if err := mayBind(); err != nil {
-			return nil, err
+			return err
 		}
 	}
-	if w, err = lab.Start(lab.Options{RealPorts: s.realPorts}); err != nil {
-		return nil, err
+	w, err := lab.Start(lab.Options{RealPorts: s.realPorts})
+	if err != nil {
+		return err
 	}
-	err = spoken(func() {
+	b.world = w
+	return spoken(func() {
 		w.AddMX(lab.MX{Name: "mx." + labSender, Domains: []string{labSender}})
 		w.SetUp(s.scenarios)
+		b.collector = publishReports(w, s.scenarios)
 	})
-	if err != nil {
-		w.Close()
-		return nil, err
-	}
-	return w, nil
 }
 
 // spoken turns what the lab panics with, such as a port that cannot be had,
@@ -139,6 +144,10 @@ func (b *labBench) configure() (config.Config, error) {
 	if err := os.WriteFile(roots, b.world.RootsPEM(), 0o600); err != nil {
 		return config.Config{}, err
 	}
+	key, err := b.signingKey()
+	if err != nil {
+		return config.Config{}, err
+	}
 	quoted := make([]string, len(b.world.DNSServers()))
 	for i, s := range b.world.DNSServers() {
 		quoted[i] = fmt.Sprintf("%q", s)
@@ -164,15 +173,39 @@ retry = ["1h"]
 [delivery]
 roots_file = %[4]q
 
+[tlsrpt]
+organization = "stsrelay lab"
+contact = "tls@%[1]s"
+
+[[dkim]]
+domain = %[1]q
+selector = "lab"
+key_file = %[6]q
+
 [admin]
 socket = %[5]q
 http = ""
-`, labSender, filepath.Join(b.dir, "data"), strings.Join(quoted, ", "), roots, filepath.Join(b.dir, "admin.sock"))
+`, labSender, filepath.Join(b.dir, "data"), strings.Join(quoted, ", "), roots, filepath.Join(b.dir, "admin.sock"), key)
 	path := filepath.Join(b.dir, "config.toml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return config.Config{}, err
 	}
 	return config.Load(path)
+}
+
+// signingKey writes the key that report mail is signed with, and publishes it.
+func (b *labBench) signingKey() (path string, err error) {
+	public, private, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return "", err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(private)
+	if err != nil {
+		return "", err
+	}
+	b.world.DNS.SetTXT("lab._domainkey."+labSender, "v=DKIM1; k=ed25519; s=tlsrpt; p="+base64.StdEncoding.EncodeToString(public))
+	path = filepath.Join(b.dir, "dkim.pem")
+	return path, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 // labTimeouts are for an internet where nothing is far away: no scenario shall

@@ -30,6 +30,7 @@ type Options struct {
 	Roots      *x509.CertPool    // nil: [delivery] roots_file, or the system's
 	FetchLimit time.Duration     // a policy fetch in all; 0: a minute (RFC 8461, Section 3.3)
 	Timeouts   delivery.Timeouts // zero fields: those of RFC 5321
+	ReportGap  time.Duration     // from one TLS report by HTTPS to a host to the next; 0: a second, negative: none
 	Grace      time.Duration     // for running attempts at the end; 0: 30s
 	Ready      func(Info)        // called once mail is accepted
 	Stopping   func()            // called when the end begins

@@ -26,6 +26,7 @@ func (h *house) buildReports(guard network.Guard, roots *x509.CertPool) error {
 		return err
 	}
 	o.Store, o.Resolver, o.Dialer, o.Guard, o.Roots, o.Log = h.store, h.dns, h.o.Dialer, guard, roots, h.o.Log
+	o.HostGap = h.o.ReportGap
 	o.Queued = func(to addr.Address) { h.engine.Wake(relay.Destination(to.NextHop().String())) }
 	h.reports, err = tlsrpt.NewSender(o)
 	return err
