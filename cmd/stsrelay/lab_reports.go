@@ -53,6 +53,7 @@ type told struct {
 	domain string
 	file   string // its name
 	gzip   []byte
+	mail   []byte // the message it came in, nil for HTTPS
 }
 
 // publishReports has every scenario's domain ask for reports.
@@ -159,7 +160,7 @@ func readReportMail(content []byte) (*told, error) {
 			return nil, fmt.Errorf("looking for the report: %w", err)
 		}
 		if kind, params, _ := mime.ParseMediaType(part.Header.Get("Content-Type")); kind == "application/tlsrpt+gzip" {
-			r := &told{domain: m.Header.Get("TLS-Report-Domain"), file: params["name"]}
+			r := &told{domain: m.Header.Get("TLS-Report-Domain"), file: params["name"], mail: content}
 			if r.file == "" {
 				r.file = part.FileName()
 			}
@@ -218,7 +219,7 @@ func (t *trial) reportProblems(r *told) (problems []string) {
 	return problems
 }
 
-// saveReports keeps the reports as they came.
+// saveReports keeps the reports as they came, and the messages they came in.
 func (b *labBench) saveReports(list []*trial) error {
 	dir := filepath.Join(b.dir, "reports")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -228,8 +229,14 @@ func (b *labBench) saveReports(list []*trial) error {
 		if t.report == nil {
 			continue
 		}
-		name := strings.ReplaceAll(filepath.Base(t.report.file), "/", "_")
-		if err := os.WriteFile(filepath.Join(dir, name), t.report.gzip, 0o600); err != nil {
+		name := filepath.Join(dir, filepath.Base(t.report.file))
+		if err := os.WriteFile(name, t.report.gzip, 0o600); err != nil {
+			return err
+		}
+		if t.report.mail == nil {
+			continue
+		}
+		if err := os.WriteFile(strings.TrimSuffix(name, ".json.gz")+".eml", t.report.mail, 0o600); err != nil {
 			return err
 		}
 	}

@@ -203,7 +203,11 @@ func (b *labBench) signingKey() (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	b.world.DNS.SetTXT("lab._domainkey."+labSender, "v=DKIM1; k=ed25519; s=tlsrpt; p="+base64.StdEncoding.EncodeToString(public))
+	record := "v=DKIM1; k=ed25519; s=tlsrpt; p=" + base64.StdEncoding.EncodeToString(public)
+	b.world.DNS.SetTXT("lab._domainkey."+labSender, record)
+	if err := os.WriteFile(filepath.Join(b.dir, "dkim.txt"), []byte(record), 0o600); err != nil { // for those who check signatures later
+		return "", err
+	}
 	path = filepath.Join(b.dir, "dkim.pem")
 	return path, os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
