@@ -11,6 +11,7 @@ import (
 	"sync"
 	"testing"
 
+	"stsrelay/internal/admin"
 	"stsrelay/internal/lab"
 	"stsrelay/tlsrpt"
 )
@@ -260,5 +261,42 @@ func TestWhatCannotBeBoundIsAnErrorAtStart(t *testing.T) {
 	f := start(t, world, parse(t, text), nil)
 	if f.address() != l.Addr().String() {
 		t.Errorf("it listens on %s", f.address())
+	}
+}
+
+func TestReportsThatAreOff(t *testing.T) {
+	net := startLab(t)
+	mx, _ := enforced(net, "good.test", nil)
+	f := start(t, net, parse(t, configText(shortDir(t), net, "[tlsrpt]\nenabled = false\n")), nil)
+	f.send("a@sender.test", []string{"b@good.test"}, letter("x", 100))
+	if err := mx.WaitMessages(within(t), 1); err != nil {
+		t.Fatal(err)
+	}
+	f.waitQueue(0)
+	for tally := range f.info.Store.Tallies(t.Context(), "") {
+		t.Errorf("counted: %+v", tally)
+	}
+	for _, err := range admin.NewClient(f.info.Socket).Reports(t.Context(), "") {
+		if err == nil || !strings.Contains(err.Error(), "TLS reports are off") {
+			t.Errorf("%v", err)
+		}
+	}
+	if s := f.status(); s.Reports.Idle != "off" {
+		t.Errorf("%+v", s.Reports)
+	}
+}
+
+func TestABadReportSettingIsAnErrorAtStart(t *testing.T) {
+	net := startLab(t)
+	for text, want := range map[string]string{
+		"[tlsrpt]\ncontact = \"a@example.com\"\nfrom = \"b@other.example\"\n":               "its domain must be that of contact",
+		"[tlsrpt]\nsuppress = [\"a b\"]\n":                                                  `suppress "a b"`,
+		"[tlsrpt]\nreplace = [\"ftp://x\"]\n":                                               `replace "ftp://x"`,
+		"[[dkim]]\ndomain = \"example.com\"\nselector = \"s\"\nkey_file = \"/etc/hosts\"\n": "the [[dkim]] key s of example.com",
+	} {
+		cfg := parse(t, configText(shortDir(t), net, text))
+		if err := Run(t.Context(), cfg, Options{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%q: %v", text, err)
+		}
 	}
 }
