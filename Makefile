@@ -29,7 +29,8 @@ lint:
 	go vet ./...
 	$(TOOL) staticcheck ./...
 
-# The integration tests drive the relay with smtp-source (package postfix) and swaks.
+# The integration tests drive the relay with smtp-source (package postfix) and
+# swaks, and have its reports read by python3-dkim.
 deps:
 	@bash internal/tools/install-test-deps
 

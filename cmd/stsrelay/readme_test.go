@@ -5,9 +5,12 @@ import (
 	"context"
 	"io"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
+
+	"stsrelay/internal/config"
 )
 
 // A shown is a command in the README, with what it is shown to print.
@@ -16,8 +19,9 @@ type shown struct {
 	prints  []string
 }
 
-// readme returns the commands of the console blocks and the text blocks.
-func readme(t *testing.T) (commands []shown, texts []string) {
+// readme returns the commands of the console blocks, the text blocks and the
+// toml blocks.
+func readme(t *testing.T) (commands []shown, texts, files []string) {
 	t.Helper()
 	data, err := os.ReadFile("../../README.md")
 	if err != nil {
@@ -27,14 +31,17 @@ func readme(t *testing.T) (commands []shown, texts []string) {
 	for line := range strings.Lines(string(data)) {
 		line = strings.TrimSuffix(line, "\n")
 		if fence, ok := strings.CutPrefix(line, "```"); ok {
-			if kind == "text" {
+			switch kind {
+			case "text":
 				texts = append(texts, text)
+			case "toml":
+				files = append(files, text)
 			}
 			kind, text = fence, ""
 			continue
 		}
 		switch kind {
-		case "text":
+		case "text", "toml":
 			text += line + "\n"
 		case "console":
 			if strings.HasPrefix(line, "$ ") || strings.HasPrefix(line, "# ") { // a user's prompt, or root's
@@ -46,10 +53,10 @@ func readme(t *testing.T) (commands []shown, texts []string) {
 			last.prints = append(last.prints, line)
 		}
 	}
-	if len(commands) < 10 || len(texts) == 0 {
-		t.Fatalf("only %d commands and %d texts were found", len(commands), len(texts))
+	if len(commands) < 10 || len(texts) == 0 || len(files) == 0 {
+		t.Fatalf("only %d commands, %d texts and %d files were found", len(commands), len(texts), len(files))
 	}
-	return commands, texts
+	return commands, texts, files
 }
 
 // took is what differs from run to run.
@@ -58,7 +65,7 @@ var took = regexp.MustCompile(`in [0-9.]+ s$`)
 func TestReadmeShowsWhatCommandsPrint(t *testing.T) {
 	t.Setenv("LANG", "C.UTF-8")
 	t.Setenv("LC_ALL", "")
-	commands, _ := readme(t)
+	commands, _, _ := readme(t)
 	ran := 0
 	for _, c := range commands {
 		if len(c.prints) == 0 {
@@ -119,7 +126,7 @@ func TestReadmeNamesCommandsThatExist(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	commands, _ := readme(t)
+	commands, _, _ := readme(t)
 	for _, c := range commands {
 		if target, ok := strings.CutPrefix(c.command, "make "); ok {
 			if !strings.Contains(string(makefile), "\n"+target+":") {
@@ -150,10 +157,28 @@ func TestReadmeQuotesRealNotices(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, texts := readme(t)
+	_, texts, _ := readme(t)
 	for _, text := range texts {
 		if !strings.Contains(strings.ReplaceAll(string(notice), "\r\n", "\n"), text) {
 			t.Errorf("no notice says this:\n%s", text)
+		}
+	}
+}
+
+// What the README writes into configuration files is good there.
+func TestReadmeConfiguresWhatThereIs(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key.pem")
+	if err := os.WriteFile(key, []byte("not read here"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, _, files := readme(t)
+	for _, file := range files {
+		file = strings.ReplaceAll(file, "/etc/stsrelay/dkim/s1.pem", key)
+		if !strings.Contains(file, "hostname = ") {
+			file = "hostname = \"relay.example.com\"\n" + file
+		}
+		if _, err := config.Parse("README.md", []byte(file)); err != nil {
+			t.Errorf("%v\n%s", err, file)
 		}
 	}
 }
