@@ -21,8 +21,10 @@ test: deps lint
 	STSRELAY_INTEGRATION=1 go test -race -count=1 ./...
 	go run ./cmd/stsrelay lab run
 
+# A test that is left out says why.
 quick:
-	go test ./...
+	@code=0; go test -v ./... > $(RESULTS) 2>&1 || code=$$?; \
+	grep -E '^(ok|FAIL|panic:)|^ *--- FAIL|left out:' $(RESULTS) || true; exit $$code
 
 lint:
 	@test -z "$$(gofmt -l .)" || { echo 'gofmt would change:'; gofmt -l .; exit 1; }

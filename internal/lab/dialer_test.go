@@ -123,13 +123,13 @@ func TestConnectionsShowTheAddressTheyWereMadeTo(t *testing.T) {
 	}
 }
 
-// onRealPorts starts a World on ports 25, 53 and 443. It is nil where that
-// needs rights that are not here; only make test insists on them.
+// onRealPorts starts a World on ports 25, 53 and 443. Where that needs rights
+// that are not here the test is left out; make test insists on them.
 func onRealPorts(t *testing.T) *lab.World {
 	t.Helper()
 	w, err := lab.Start(lab.Options{RealPorts: true})
 	if errors.Is(err, os.ErrPermission) && os.Getenv("STSRELAY_INTEGRATION") == "" {
-		return nil
+		t.Skip("left out: it needs the ports 25, 53 and 443 of loopback addresses; run `make test` as root, or set net.ipv4.ip_unprivileged_port_start=25")
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -140,9 +140,6 @@ func onRealPorts(t *testing.T) *lab.World {
 
 func TestRealPortsNeedNoDialer(t *testing.T) {
 	w := onRealPorts(t)
-	if w == nil {
-		return
-	}
 	mx := w.AddMX(lab.MX{Name: host, Domains: []string{"example.test"}})
 	p := w.AddPolicy(lab.Policy{Domain: "example.test"})
 	if !strings.HasSuffix(w.DNSServers()[0], ":53") || mx.Listen() != mx.Addr()+":25" {
