@@ -117,8 +117,12 @@ func (l *line) fail(err *delivery.Error, n *lane) *failure {
 	}
 	l.setFailure(f)
 	l.proven = false
-	l.e.o.Log.Warn().Str("destination", string(l.host.dest)).Str("reason", string(err.Reason)).Int("failures", f.count).
-		Stringer("again_in", time.Until(f.until).Round(time.Second)).Str("error", err.Error()).Msg("destination fails and backs off")
+	ev := l.e.o.Log.Warn().Str("destination", string(l.host.dest)).Str("reason", string(err.Reason)).Str("error", err.Error())
+	if f.permanent() {
+		ev.Msg("destination takes no mail")
+		return f
+	}
+	ev.Int("failures", f.count).Stringer("again_in", time.Until(f.until).Round(time.Second)).Msg("destination fails and backs off")
 	return f
 }
 

@@ -48,6 +48,15 @@ type door struct {
 	socket   net.Listener
 }
 
+// String is the door as people see it; without a name of its own it has that of
+// its address.
+func (d *door) String() string {
+	if d.name == d.address.String() {
+		return d.name
+	}
+	return d.name + " " + d.address.String()
+}
+
 // build makes every room and binds every address, so that what cannot be had is
 // an error before any mail is taken.
 func build(ctx context.Context, cfg config.Config, o Options) (h *house, err error) {

@@ -27,7 +27,7 @@ func (h *house) status(ctx context.Context) admin.Status {
 	h.engineStatus(&s)
 	h.reportStatus(ctx, &s)
 	for _, d := range h.doors {
-		s.Listeners = append(s.Listeners, fmt.Sprintf("%s %s", d.name, d.address))
+		s.Listeners = append(s.Listeners, d.String())
 		l := d.listener.Snapshot()
 		s.Counters["accepted"] += l.Accepted
 		s.Counters["refused"] += l.Refused
