@@ -52,7 +52,8 @@ func newFetcher(o *Options) *fetcher {
 func (f *fetcher) fetch(ctx context.Context, domain addr.Domain) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, f.o.FetchLimit, fmt.Errorf("no whole answer within %s", f.o.FetchLimit))
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://mta-sts."+domain.String()+policyPath, nil)
+	traced, below := traceBelow(ctx)
+	req, err := http.NewRequestWithContext(traced, http.MethodGet, "https://mta-sts."+domain.String()+policyPath, nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFetch, err)
 	}
@@ -66,9 +67,14 @@ func (f *fetcher) fetch(ctx context.Context, domain addr.Domain) ([]byte, error)
 		return nil, err
 	}
 	body, err := io.ReadAll(io.LimitReader(res.Body, MaxPolicySize+1))
+	if err == nil {
+		err = ctx.Err() // an end of our own making
+	}
 	switch {
 	case err != nil:
 		return nil, fetchError(ctx, err)
+	case maybeCut(res) && below.ended():
+		return nil, fmt.Errorf("%w: the connection was cut, maybe within the policy file", ErrFetch)
 	case len(body) > MaxPolicySize:
 		return nil, ErrTooLarge
 	}
@@ -129,7 +135,7 @@ func (f *fetcher) dial(ctx context.Context, network, address string) (net.Conn, 
 	for _, ip := range answer.Records {
 		c, err := f.dialOne(ctx, network, ip, port)
 		if err == nil {
-			return c, nil
+			return &rawConn{Conn: c}, nil
 		}
 		fail = err
 	}
