@@ -25,6 +25,9 @@ const policyPath = "/.well-known/mta-sts.txt"
 // leaves time for the next.
 const dialLimit = 10 * time.Second
 
+// maxAddresses bounds the addresses of a policy host that are tried.
+const maxAddresses = 8
+
 // fetcher gets policy files. It follows no redirect, keeps nothing, sends no
 // credentials and uses no proxy (ledger STS-3.3-06, -07, -19).
 type fetcher struct {
@@ -132,7 +135,7 @@ func (f *fetcher) dial(ctx context.Context, network, address string) (net.Conn, 
 		return nil, fmt.Errorf("looking up the addresses of %s: %w", host, err)
 	}
 	var fail error
-	for _, ip := range answer.Records {
+	for _, ip := range answer.Records[:min(len(answer.Records), maxAddresses)] {
 		c, err := f.dialOne(ctx, network, ip, port)
 		if err == nil {
 			return &rawConn{Conn: c}, nil
