@@ -3,7 +3,6 @@ package stscache_test
 import (
 	"context"
 	"errors"
-	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -435,30 +434,5 @@ func TestSTS_10_3_01_PurgeAndRefresh(t *testing.T) {
 	defer mu.Unlock()
 	if len(told) != 2 || w.Modes()[stscache.Enforce] != 1 {
 		t.Errorf("told of %v, modes %v", told, w.Modes())
-	}
-}
-
-func BenchmarkLookup(b *testing.B) {
-	for _, domains := range []int{1, 10_000} {
-		b.Run(fmt.Sprintf("%d domains", domains), func(b *testing.B) {
-			w := newWorld(b, nil)
-			list := make([]addr.Domain, domains)
-			for i := range list {
-				list[i] = addr.MustDomain(fmt.Sprintf("d%d.test", i))
-				w.net.DNS.SetTXT("_mta-sts."+list[i].String(), "v=STSv1; id=1")
-				e := stscache.Entry{Domain: list[i], Body: []byte(lab.PolicyText("enforce", 0, "mx.example.test")), ID: "1", Fetched: time.Now(), Used: time.Now()}
-				if err := w.bolt.PutPolicy(b.Context(), e); err != nil {
-					b.Fatal(err)
-				}
-				if s := w.Lookup(b.Context(), list[i]); s.Policy == nil || s.Err != nil {
-					b.Fatalf("%+v", s)
-				}
-			}
-			b.ReportAllocs()
-			b.ResetTimer()
-			for i := range b.N {
-				w.Lookup(b.Context(), list[i%domains])
-			}
-		})
 	}
 }

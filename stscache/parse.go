@@ -1,7 +1,6 @@
 package stscache
 
 import (
-	"bytes"
 	"fmt"
 	"strconv"
 	"strings"
@@ -39,10 +38,10 @@ func ParsePolicy(body []byte) (*Policy, []string, error) {
 
 // splitLines cuts at LF and CRLF; the last end may be missing (ledger
 // STS-3.2-04, ERR-8461-6253).
-func splitLines(body []byte) (lines []string) {
-	body = bytes.TrimSuffix(body, []byte("\n"))
-	for line := range bytes.SplitSeq(body, []byte("\n")) {
-		lines = append(lines, string(bytes.TrimSuffix(line, []byte("\r"))))
+func splitLines(body []byte) []string {
+	lines := strings.Split(strings.TrimSuffix(string(body), "\n"), "\n") // they share one copy
+	for i, line := range lines {
+		lines[i] = strings.TrimSuffix(line, "\r")
 	}
 	return lines
 }

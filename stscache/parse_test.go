@@ -219,12 +219,3 @@ func FuzzParsePolicy(f *testing.F) {
 		}
 	})
 }
-
-func BenchmarkParsePolicy(b *testing.B) {
-	b.ReportAllocs()
-	for range b.N {
-		if _, _, err := ParsePolicy([]byte(sound)); err != nil {
-			b.Fatal(err)
-		}
-	}
-}
