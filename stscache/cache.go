@@ -3,7 +3,6 @@ package stscache
 import (
 	"context"
 	"crypto/x509"
-	"fmt"
 	"sync"
 	"time"
 
@@ -37,8 +36,10 @@ type Options struct {
 // The bounds of what a Cache holds in memory and does at once.
 const (
 	inMemory      = 20_000  // decoded policies; the others are read from the store
+	inMemoryCost  = 8 << 10 // of one, in octets; larger ones are read each time
 	discoveries   = 100_000 // domains whose record cannot be looked up
 	fetchesAtOnce = 64
+	maxUnsaved    = 10_000 // entries that the store could not take
 )
 
 // A Cache knows policies. Its methods may be called concurrently; callers that
@@ -61,6 +62,7 @@ type Cache struct {
 	modes   map[Mode]int
 	noting  map[addr.Domain]bool  // whose use is being written
 	unsaved map[addr.Domain]Entry // what the store could not take
+	faults  chan struct{}         // something was put there
 	writes  [64]sync.Mutex        // by spread: one domain's entry has one writer at a time
 }
 
@@ -73,7 +75,8 @@ func New(o Options) *Cache {
 		o.Changed = func(addr.Domain) {}
 	}
 	c := &Cache{o: o, limit: maxEntries, slots: make(chan struct{}, fetchesAtOnce), flights: map[addr.Domain]*flight{}, watched: map[addr.Domain]*watch{},
-		looks: make(chan struct{}, 1), ended: make(chan struct{}), modes: map[Mode]int{}, unsaved: map[addr.Domain]Entry{}, noting: map[addr.Domain]bool{}}
+		looks: make(chan struct{}, 1), ended: make(chan struct{}), modes: map[Mode]int{}, unsaved: map[addr.Domain]Entry{}, noting: map[addr.Domain]bool{},
+		faults: make(chan struct{}, 1)}
 	c.fetcher = newFetcher(&c.o)
 	c.memory, _ = lru.New[addr.Domain, *kept](inMemory)             // fails for sizes below 1 only
 	c.discoveries, _ = lru.New[addr.Domain, discovery](discoveries) // likewise
@@ -94,25 +97,33 @@ func (c *Cache) Refresh(ctx context.Context, domain addr.Domain) Status {
 
 func (c *Cache) status(ctx context.Context, domain addr.Domain, lookup lookupTXT) Status {
 	id, err := discover(ctx, domain, lookup)
-	k, fault := c.load(ctx, domain)
-	if fault != nil { // not to know what is kept is no leave to deliver in the clear
-		k, err = &kept{}, fmt.Errorf("%w: reading the policy cache: %w", ErrLookup, fault)
-	}
 	now := time.Now()
-	var since time.Time
+	s := c.weigh(ctx, domain, finding{id, err, now})
 	if ctx.Err() == nil { // a caller that goes away says nothing of the domain
-		since = c.failing(domain, err, now)
+		s.Since = c.failing(domain, s.Err, now)
 	}
-	st := next(k, id, err, now)
+	return s
+}
+
+// weigh takes the step that what is kept and what was found lead to.
+func (c *Cache) weigh(ctx context.Context, domain addr.Domain, f finding) Status {
+	k, fault := c.load(ctx, domain)
+	if fault != nil {
+		return Status{Err: unreadable(fault)}
+	}
+	st := next(k, f.id, f.err, f.at)
 	switch {
 	case st.fetch:
-		return c.fetchShared(ctx, domain, id, false)
+		return c.fetchShared(ctx, errand{domain: domain, id: f.id})
 	case st.forget:
-		c.forget(ctx, domain)
-		k = &kept{}
+		c.forget(ctx, domain, func(current *kept) bool {
+			k, st = current, next(current, f.id, f.err, f.at)
+			return st.forget
+		})
+		if st.forget {
+			return Status{Err: st.err}
+		}
 	}
-	c.use(ctx, domain, k, now)
-	s := k.status(st.err, now)
-	s.Since = since
-	return s
+	c.use(ctx, domain, k, f.at)
+	return k.status(st.err, f.at)
 }

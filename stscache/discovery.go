@@ -14,6 +14,13 @@ type answerTXT = resolver.Answer[string]
 
 type lookupTXT func(ctx context.Context, name string) (answerTXT, error)
 
+// A finding is what discovery found: an id, or an error of Status.
+type finding struct {
+	id  string
+	err error
+	at  time.Time
+}
+
 // discover looks up the record of a domain. The name is absolute, and an alias
 // of the record is followed, one of the domain never (ledger STS-3.1-12,
 // STS-3.1-15, STS-1.1-03).

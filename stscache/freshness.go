@@ -27,7 +27,7 @@ func next(k *kept, id string, err error, now time.Time) step {
 		return step{err: err, forget: k.policy != nil && (!live || k.policy.Mode == None)}
 	case live && k.id == id:
 		return step{}
-	case k.failedID == id && k.failures > 0 && !now.Before(k.failedAt) && now.Sub(k.failedAt) < retryFetch:
+	case k.failedID == id && k.failures > 0 && since(k.failedAt, now) < retryFetch:
 		return step{err: k.failureError()}
 	}
 	return step{fetch: true}

@@ -102,6 +102,9 @@ func TestChores(t *testing.T) {
 		{"a refresh failed an hour ago", failed(day), day + time.Hour, refresh},
 		{"a failure without a policy", failedFor(&kept{}, "a"), time.Hour, leave},
 		{"an old one", failedFor(&kept{}, "a"), 25 * time.Hour, drop},
+		{"the clock was set back behind the fetch", cached(Enforce), -time.Hour, refresh},
+		{"the clock was set back behind a failure", failed(20 * day), 2 * day, refresh},
+		{"the clock was set back behind a failure without a policy", failedFor(&kept{}, "a"), -time.Hour, drop},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			if got := plan(tt.k, domain, noon.Add(tt.at)); got != tt.want {

@@ -2,8 +2,11 @@ package stscache
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"time"
+
+	"stsrelay/internal/addr"
 )
 
 // What is kept of a domain, decoded. The zero value is nothing. It is never
@@ -18,19 +21,41 @@ type kept struct {
 	failedAt      time.Time
 	failures      int
 	failure       string // for people
+	size          int    // of the policy file
 }
 
 // keep decodes an entry. A stored policy was parsed before it was stored; one
 // that this version cannot read counts as never fetched.
 func keep(e Entry) *kept {
 	k := &kept{id: e.ID, fetched: e.Fetched, used: e.Used, failedID: e.FailedID, failedAt: e.FailedAt,
-		failures: e.Failures, failure: e.Failure}
+		failures: e.Failures, failure: e.Failure, size: len(e.Body)}
 	if e.Body != nil {
 		if p, lines, err := ParsePolicy(e.Body); err == nil {
 			k.policy, k.lines = p, lines
 		}
 	}
 	return k
+}
+
+// entry is what keep decoded. Of the policy file the ends of lines are lost, and
+// empty lines.
+func (k *kept) entry(domain addr.Domain) Entry {
+	e := Entry{Domain: domain, ID: k.id, Fetched: k.fetched, Used: k.used, FailedID: k.failedID, FailedAt: k.failedAt,
+		Failures: k.failures, Failure: k.failure}
+	if k.policy != nil {
+		e.Body = []byte(strings.Join(k.lines, "\r\n") + "\r\n")
+	}
+	return e
+}
+
+// cost is about what k takes in memory, in octets: the file, and the headers of
+// its lines and patterns.
+func (k *kept) cost() int {
+	n := k.size + 16*len(k.lines)
+	if k.policy != nil {
+		n += 16 * len(k.policy.MX)
+	}
+	return n
 }
 
 func (k *kept) expires() time.Time { return k.fetched.Add(k.policy.MaxAge) }
@@ -83,4 +108,24 @@ func same(a, b Status) bool {
 		}
 	}
 	return true
+}
+
+// since is how long ago something was. What lies ahead was so at an unknown
+// time, before the clock was set back: as good as long ago.
+func since(t, now time.Time) time.Duration {
+	if now.Before(t) {
+		return math.MaxInt64
+	}
+	return now.Sub(t)
+}
+
+// maxFailure bounds the text of a failure that is kept, in octets.
+const maxFailure = 500
+
+// clip cuts a text to at most n octets, and no character in two.
+func clip(s string, n int) string {
+	if len(s) <= n {
+		return s
+	}
+	return strings.ToValidUTF8(s[:n], "")
 }

@@ -10,6 +10,7 @@ import (
 
 const (
 	scanEvery    = time.Hour
+	saveAgain    = time.Minute         // after the store could not write
 	refreshAfter = 24 * time.Hour      // ledger STS-3.3-13
 	unusedAfter  = 30 * 24 * time.Hour // not refreshed any more (ledger STS-3.3-14)
 	usedAccuracy = 24 * time.Hour
@@ -28,17 +29,36 @@ func (c *Cache) Run(ctx context.Context) error {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		c.scan(ctx)
-		select {
-		case <-ctx.Done():
-		case <-tick.C:
-		}
+		c.rest(ctx, tick.C)
 	}
 	c.mu.Lock()
 	c.closed = true
 	close(c.ended)
 	c.mu.Unlock()
 	c.running.Wait()
+	c.saveUnsaved(context.WithoutCancel(ctx)) // the last chance
 	return nil
+}
+
+// rest waits for the next scan. Meanwhile it writes what the store could not
+// take.
+func (c *Cache) rest(ctx context.Context, end <-chan time.Time) {
+	var again <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-end:
+			return
+		case <-c.faults:
+			if again == nil {
+				again = time.After(saveAgain)
+			}
+		case <-again:
+			again = nil
+			c.saveUnsaved(ctx) // what fails anew has us come back
+		}
+	}
 }
 
 // scan goes through all that is kept: it refreshes what is used and due, drops
@@ -64,7 +84,7 @@ func (c *Cache) scan(ctx context.Context) {
 		switch plan(k, e.Domain, now) {
 		case drop:
 			total--
-			c.forget(ctx, e.Domain)
+			c.forget(ctx, e.Domain, func(k *kept) bool { return plan(k, e.Domain, time.Now()) == drop })
 		case refresh:
 			select {
 			case slots <- struct{}{}:
@@ -95,20 +115,21 @@ func (c *Cache) evict(ctx context.Context, n int) {
 		domain addr.Domain
 		used   time.Time
 	}
-	var classes [4][]entry // failures, none, testing, enforce
+	ranks := []Mode{"", None, Testing, Enforce} // "" while only failures are kept
+	classes := make([][]entry, len(ranks))
 	now := time.Now()
 	for e, err := range c.o.Store.Policies(ctx) {
 		if err != nil {
 			return // the scan tells of it
 		}
-		class := slices.Index([]Mode{"", None, Testing, Enforce}, keep(e).mode(now))
+		class := slices.Index(ranks, keep(e).mode(now))
 		classes[class] = append(classes[class], entry{e.Domain, e.Used})
 	}
 	for class, list := range classes {
 		slices.SortFunc(list, func(a, b entry) int { return a.used.Compare(b.used) })
 		list = list[:min(n, len(list))]
 		for _, e := range list {
-			c.forget(ctx, e.domain)
+			c.forget(ctx, e.domain, func(k *kept) bool { return k.mode(now) == ranks[class] })
 		}
 		if n -= len(list); class > 1 && len(list) > 0 {
 			c.o.Log.Error().Int("policies", len(list)).Int("limit", c.limit).
@@ -131,7 +152,7 @@ const (
 func plan(k *kept, domain addr.Domain, now time.Time) chore {
 	switch {
 	case k.policy == nil:
-		if now.Sub(k.failedAt) > keepFailures {
+		if since(k.failedAt, now) > keepFailures {
 			return drop
 		}
 		return leave
@@ -142,40 +163,48 @@ func plan(k *kept, domain addr.Domain, now time.Time) chore {
 	}
 	age := min(refreshAfter, k.policy.MaxAge/2)
 	age -= age / 10 * time.Duration(spread(domain)%100) / 100
-	since := k.fetched
-	if k.failures > 0 && k.failedAt.After(since) {
-		if now.Sub(k.failedAt) < scanEvery/2 {
-			return leave
-		}
+	if since(k.fetched, now) < age || k.failures > 0 && since(k.failedAt, now) < scanEvery/2 {
+		return leave
 	}
-	if now.Sub(since) >= age {
-		return refresh
-	}
-	return leave
+	return refresh
 }
 
-// renew fetches the policy whatever the record says (ledger STS-3.3-14).
+// renew fetches the policy whatever the record says (ledger STS-3.3-14), but for
+// one of mode none that has no record any more (ledger STS-8.3-02).
 func (c *Cache) renew(ctx context.Context, domain addr.Domain) {
 	k, err := c.load(ctx, domain)
-	if err != nil {
-		return // told by the next lookup
+	if err != nil || plan(k, domain, time.Now()) != refresh {
+		return // the next lookup tells; or a lookup was faster than the scan
 	}
 	id, err := discover(ctx, domain, c.o.Resolver.TXT)
+	if next(k, id, err, time.Now()).forget {
+		c.forget(ctx, domain, func(k *kept) bool { return next(k, id, err, time.Now()).forget })
+		return
+	}
 	if err != nil {
 		id = k.id
 	}
-	c.fetchShared(ctx, domain, id, true)
+	c.fetchShared(ctx, errand{domain, id, true})
 }
 
 // Purge forgets what is kept of domain; the next Lookup discovers it anew
 // (ledger STS-10.3-01).
 func (c *Cache) Purge(ctx context.Context, domain addr.Domain) error {
 	c.discoveries.Remove(domain)
-	if err := c.remove(ctx, domain); err != nil {
+	if err := c.purge(ctx, domain); err != nil {
 		return err
 	}
 	c.changed(domain)
 	return nil
+}
+
+func (c *Cache) purge(ctx context.Context, domain addr.Domain) error {
+	defer c.lock(domain).Unlock()
+	e, err := c.entry(ctx, domain)
+	if err != nil { // that it cannot be read is a reason more
+		e = Entry{}
+	}
+	return c.remove(ctx, domain, keep(e))
 }
 
 // Modes counts the policies in force by mode. It is exact once an hour.

@@ -126,6 +126,9 @@ func TestRunEndsWhileAFetchHangs(t *testing.T) {
 	if w.log.having("not fetched", "30s") > 0 {
 		t.Error("Run waited for the end of the fetch")
 	}
+	if e := w.entry(); e.Failures != 0 || w.log.having("not fetched") > 0 {
+		t.Errorf("that we ended it is held against the domain: %+v", e)
+	}
 }
 
 func TestWatch(t *testing.T) {
