@@ -46,6 +46,14 @@ func clientText(a net.Addr) string {
 	return "a local program"
 }
 
+// maxRefusal keeps a reply line to 512 octets (RFC 5321, Section 4.5.3.1.5),
+// whatever of the client's it repeats.
+const maxRefusal = 490
+
 func refusal(code int, enhanced smtp.EnhancedCode, format string, args ...any) *smtp.SMTPError {
-	return &smtp.SMTPError{Code: code, EnhancedCode: enhanced, Message: fmt.Sprintf(format, args...)}
+	text := fmt.Sprintf(format, args...)
+	if len(text) > maxRefusal {
+		text = text[:maxRefusal] + "..."
+	}
+	return &smtp.SMTPError{Code: code, EnhancedCode: enhanced, Message: text}
 }

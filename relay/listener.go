@@ -38,6 +38,7 @@ type ListenerOptions struct {
 type Listener struct {
 	o                 ListenerOptions
 	accepted, refused atomic.Uint64
+	forgets           atomic.Int64 // messages that still are to be forgotten
 
 	mu      sync.Mutex
 	conns   map[*shim]netip.Addr
@@ -100,7 +101,8 @@ func (l *Listener) Serve(ctx context.Context, ln net.Listener) error {
 		<-served
 	}
 	l.leave()
-	_ = srv.Close() // of a listener that is closed already
+	stop() // what stores or forgets now has had its time
+	<-l.empty
 	l.work.Wait()
 	return err
 }
@@ -124,11 +126,16 @@ func (l *Listener) leave() {
 	select {
 	case <-l.empty:
 	case <-limit.C:
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		for c := range l.conns {
+			c.cut()
+		}
 	}
 }
 
 func (l *Listener) session(ctx context.Context, c *smtp.Conn) (smtp.Session, error) {
-	if strings.ContainsFunc(c.Hostname(), unicode.IsControl) { // S7
+	if strings.ContainsFunc(c.Hostname(), unicode.IsControl) { // S7; a later one is cleaned where it is repeated
 		return nil, refusal(501, smtp.EnhancedCode{5, 5, 4}, "the name in HELO or EHLO has control characters")
 	}
 	return &session{l: l, shim: c.Conn().(*shim), conn: c, ctx: ctx}, nil
@@ -139,8 +146,13 @@ func (l *Listener) session(ctx context.Context, c *smtp.Conn) (smtp.Session, err
 // known (RFC 5321, Section 4.1.1.11).
 func (l *Listener) shimOptions() shimOptions {
 	o := shimOptions{idle: l.o.IdleTimeout, loose: l.o.Normalize, bye: "421 4.3.2 " + l.o.Hostname + " is going down\r\n",
+		refused: l.shimRefused,
 		replies: map[string]string{
 			"250-CHUNKING\r\n": "",
+			"501 5.5.4 Unable to parse SIZE as an integer\r\n":   fmt.Sprintf("552 5.3.4 SIZE is above the %d octets that are taken here, or no number\r\n", l.o.MaxMessageSize), // of more than 32 bits (S11)
+			"502 5.5.1 Please introduce yourself first.\r\n":     "503 5.5.1 say EHLO first\r\n",                                                                                 // RFC 5321, Section 4.1.4
+			"502 5.5.1 Missing MAIL FROM command.\r\n":           "503 5.5.1 say MAIL first\r\n",
+			"502 5.5.1 Missing RCPT TO command.\r\n":             "554 5.5.1 no valid recipients\r\n", // RFC 5321, Section 3.3
 			fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize+1): fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize),
 			"500 5.5.4 Unknown MAIL FROM argument\r\n":           "555 5.5.4 a parameter of MAIL is not known here\r\n",
 			"500 5.5.4 Unknown RCPT TO argument\r\n":             "555 5.5.4 a parameter of RCPT is not known here\r\n",
@@ -151,25 +163,49 @@ func (l *Listener) shimOptions() shimOptions {
 	return o
 }
 
+// shimRefused tells of what no session heard of.
+func (l *Listener) shimRefused(c *shim, why string) {
+	l.refused.Add(1)
+	why = cleanLine(why)
+	l.o.Log.Info().Str("listener", l.o.Name).Str("client", clientText(c.RemoteAddr())).Str("reason", why).
+		Msg("a client was refused: " + why)
+}
+
 // forget removes a message that may have been stored although the client will
 // be told to send it again. What cannot be removed now is tried until the end.
 func (l *Listener) forget(ctx context.Context, id ID) {
-	if l.o.Store.Forget(ctx, id) == nil {
+	err := l.o.Store.Forget(ctx, id)
+	if err == nil {
+		return
+	}
+	if l.forgets.Add(1) > maxForgets {
+		l.forgets.Add(-1)
+		l.leftInQueue(id, err)
 		return
 	}
 	l.work.Go(func() {
+		defer l.forgets.Add(-1)
 		for pause := 100 * time.Millisecond; ; pause = min(2*pause, time.Minute) {
 			select {
 			case <-ctx.Done():
-				l.o.Log.Warn().Str("queue_id", string(id)).Msg("a message that the client was told to send again may be in the queue too")
+				l.leftInQueue(id, err)
 				return
 			case <-time.After(pause):
 			}
-			if l.o.Store.Forget(ctx, id) == nil {
+			if err = l.o.Store.Forget(ctx, id); err == nil {
 				return
 			}
 		}
 	})
+}
+
+// maxForgets bounds how many messages are remembered for being forgotten.
+const maxForgets = 1000
+
+// leftInQueue says that a message may arrive twice, which is better than never.
+func (l *Listener) leftInQueue(id ID, err error) {
+	l.o.Log.Warn().Err(err).Str("queue_id", string(id)).Str("listener", l.o.Name).
+		Msg("a message that the client was told to send again may be in the queue too")
 }
 
 // A shimListener puts a shim on each connection, and turns away what is too
@@ -189,8 +225,7 @@ func (s *shimListener) Accept() (net.Conn, error) {
 		c := &shim{Conn: nc, o: s.o}
 		if why := s.l.enter(c); why != "" {
 			s.l.o.Log.Warn().Str("listener", s.l.o.Name).Str("client", clientText(nc.RemoteAddr())).Msg("connection refused: " + why)
-			c.words = "421 4.7.0 " + s.l.o.Hostname + " " + why + "\r\n"
-			_ = c.fail(net.ErrClosed)
+			c.out = []byte("421 4.7.0 " + s.l.o.Hostname + " " + why + "\r\n")
 			_ = c.Close()
 			continue
 		}

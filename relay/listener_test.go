@@ -92,8 +92,8 @@ func TestListenerRelaysForNobodyElse(t *testing.T) {
 			d := newDesk(t, func(o *relay.ListenerOptions) { o.AllowFrom = allow })
 			c := d.hello()
 			c.say("MAIL FROM:<a@client.example>\r\n", "550 5.7.1 client [127.0.0.1] may not relay here")
-			c.say("RCPT TO:<b@example.net>\r\n", "502 5.5.1")
-			c.say("DATA\r\n", "502 5.5.1")
+			c.say("RCPT TO:<b@example.net>\r\n", "503 5.5.1")
+			c.say("DATA\r\n", "554 5.5.1")
 			if len(d.queue()) != 0 {
 				t.Error("something was stored")
 			}

@@ -2,14 +2,15 @@ package relay
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net"
-	"slices"
 	"strings"
 	"time"
+	"unicode"
 
 	"stsrelay/internal/addr"
 
@@ -31,13 +32,15 @@ type session struct {
 	opts smtp.MailOptions
 	mail bool // MAIL was taken
 	to   []addr.Address
+	seen map[mailbox]bool // of to
 
-	stray int // messages with a bare CR or LF so far
+	stray   int  // messages with a bare CR or LF so far
+	closing bool // 421 was said
 }
 
 // Reset ends a transaction.
 func (s *session) Reset() {
-	s.mail, s.from, s.opts, s.to = false, addr.Address{}, smtp.MailOptions{}, nil
+	s.mail, s.from, s.opts, s.to, s.seen = false, addr.Address{}, smtp.MailOptions{}, nil, nil
 	s.shim.setBusy(false)
 }
 
@@ -49,8 +52,13 @@ func (s *session) Logout() error {
 
 // Mail begins a transaction.
 func (s *session) Mail(from string, o *smtp.MailOptions) error {
-	if s.mail { // go-smtp would keep the recipients of the first one
-		return refusal(503, smtp.EnhancedCode{5, 5, 1}, "a transaction is under way: say RSET first")
+	switch {
+	case s.closing: // go-smtp still has what was pipelined
+		return refusal(421, smtp.EnhancedCode{4, 7, 0}, "this connection is closing")
+	case s.mail: // go-smtp would keep the recipients of the first one (S8)
+		return s.refused(503, smtp.EnhancedCode{5, 5, 1}, "a transaction is under way: say RSET first")
+	case o.Auth != nil: // RFC 5321, Section 4.1.1.11
+		return s.refused(555, smtp.EnhancedCode{5, 5, 4}, "AUTH is not offered")
 	}
 	if client := s.shim.RemoteAddr(); !mayRelay(s.l.o.AllowFrom, client) {
 		return s.refused(550, smtp.EnhancedCode{5, 7, 1}, "client %s may not relay here: allow_from of listener %q does not list it", clientText(client), s.l.o.Name)
@@ -65,7 +73,7 @@ func (s *session) Mail(from string, o *smtp.MailOptions) error {
 			return s.badAddress(smtp.EnhancedCode{5, 1, 7}, "sender", err)
 		}
 	}
-	s.from, s.opts, s.mail = a, *o, true
+	s.from, s.opts, s.mail, s.seen = a, *o, true, map[mailbox]bool{}
 	s.shim.setBusy(true)
 	return nil
 }
@@ -77,11 +85,18 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 	case err != nil:
 		return s.badAddress(smtp.EnhancedCode{5, 1, 3}, "recipient", err)
 	case len(s.to) >= maxRecipients:
-		return refusal(452, smtp.EnhancedCode{4, 5, 3}, "more than %d recipients: send the message again to the others", maxRecipients)
-	case !slices.Contains(s.to, a):
+		return s.refused(452, smtp.EnhancedCode{4, 5, 3}, "more than %d recipients: send the message again to the others", maxRecipients)
+	case !s.seen[mailbox{a.Local(), a.NextHop()}]:
+		s.seen[mailbox{a.Local(), a.NextHop()}] = true
 		s.to = append(s.to, a)
 	}
 	return nil
+}
+
+// A mailbox is an address however its domain was written.
+type mailbox struct {
+	local string
+	at    addr.NextHop
 }
 
 func (s *session) badAddress(enhanced smtp.EnhancedCode, who string, err error) error {
@@ -98,6 +113,9 @@ var errNotASCII = errors.New("not ASCII")
 func readAddress(s string) (addr.Address, error) {
 	if strings.IndexFunc(s, func(r rune) bool { return r > 0x7f }) >= 0 {
 		return addr.Address{}, errNotASCII
+	}
+	if strings.ContainsFunc(s, unicode.IsControl) { // S7
+		return addr.Address{}, fmt.Errorf("%q has control characters", s)
 	}
 	i := strings.LastIndexByte(s, '@')
 	if i < 0 {
@@ -155,9 +173,9 @@ func (in *intake) copy(r io.Reader) error {
 			return s.storeFault(in.id, werr)
 		}
 		switch {
-		case errors.Is(err, io.EOF) && s.shim.bare && !s.l.o.Normalize:
+		case errors.Is(err, io.EOF) && s.shim.content.bare && !s.l.o.Normalize:
 			return s.strayLineEnd()
-		case errors.Is(err, io.EOF) && s.shim.long:
+		case errors.Is(err, io.EOF) && s.shim.content.long:
 			return s.refused(554, smtp.EnhancedCode{5, 6, 0}, "a line of the content has more than %d octets", maxBodyLine)
 		case errors.Is(err, io.EOF):
 			in.head.end()
@@ -167,7 +185,7 @@ func (in *intake) copy(r io.Reader) error {
 			return nil
 		case err != nil: // what follows cannot be told from commands
 			_ = s.shim.fail(net.ErrClosed)
-			return refusal(451, smtp.EnhancedCode{4, 4, 2}, "the content broke off")
+			return s.refused(451, smtp.EnhancedCode{4, 4, 2}, "the content broke off")
 		}
 	}
 }
@@ -180,7 +198,8 @@ func (s *session) strayLineEnd() error {
 	if s.stray++; s.stray == 1 {
 		return s.refused(550, smtp.EnhancedCode{5, 5, 2}, text)
 	}
-	s.shim.failed = net.ErrClosed
+	s.closing = true
+	s.shim.drop()
 	return s.refused(421, smtp.EnhancedCode{4, 7, 0}, "once more "+text)
 }
 
@@ -270,4 +289,90 @@ func (s *session) logAccepted(m Message, in *intake) {
 		Str("client", m.Options.Client).Str("listener", s.l.o.Name).Str("message_id", in.head.messageID).
 		Str("upstream_id", m.Options.Upstream).
 		Msgf("%s: from=%s, size=%d, nrcpt=%d (queue active)", m.ID, m.From.Path(), m.Size, len(s.to))
+}
+
+// A contentScan follows content to its end by the rules of go-smtp's reader,
+// state by state: were it to see another end, it would take commands for
+// content, or content for commands (RFC 5321, Section 4.1.1.4; ledger SMUG-01).
+type contentScan struct {
+	open  bool // the end is still to come
+	state scanState
+	cr    bool // the last octet was a CR
+	line  int  // octets of the line so far
+	bare  bool // there was a CR or LF that was not part of a CRLF
+	long  bool // there was a line of more than maxBodyLine octets
+}
+
+type scanState uint8
+
+const (
+	lineStart scanState = iota // where content begins
+	lineDot                    // after a dot at the start of a line
+	lineDotCR                  // after that and a CR
+	lineCR                     // after a CR that may end the line
+	lineRest
+)
+
+// scan returns how many octets of p are content.
+func (s *contentScan) scan(p []byte) (n int) {
+	for n < len(p) && s.open {
+		if s.state == lineRest && p[n] != '\r' { // most octets: up to the next that matters
+			end := bytes.IndexByte(p[n:], '\r')
+			if end < 0 {
+				end = len(p) - n
+			}
+			s.skip(p[n : n+end])
+			n += end
+			continue
+		}
+		s.step(p[n])
+		n++
+	}
+	return n
+}
+
+// skip takes octets of which none is a CR.
+func (s *contentScan) skip(p []byte) {
+	for len(p) > 0 {
+		end := bytes.IndexByte(p, '\n')
+		if end < 0 {
+			s.bare = s.bare || s.cr
+			s.cr = false
+			s.count(len(p))
+			return
+		}
+		s.bare = s.bare || end > 0 || !s.cr
+		s.cr = false
+		s.count(end)
+		s.line, p = 0, p[end+1:]
+	}
+}
+
+func (s *contentScan) step(b byte) {
+	s.bare = s.bare || (b == '\n') != s.cr
+	s.cr = b == '\r'
+	if b == '\n' {
+		s.line = 0
+	} else {
+		s.count(1)
+	}
+	switch {
+	case s.state == lineStart && b == '.':
+		s.state = lineDot
+	case s.state == lineDot && b == '\r':
+		s.state = lineDotCR
+	case s.state == lineDotCR && b == '\n':
+		s.open = false
+	case s.state == lineCR && b == '\n':
+		s.state = lineStart
+	case (s.state == lineStart || s.state == lineRest) && b == '\r':
+		s.state = lineCR
+	default:
+		s.state = lineRest
+	}
+}
+
+func (s *contentScan) count(n int) {
+	s.line += n
+	s.long = s.long || s.line > maxBodyLine
 }

@@ -6,45 +6,50 @@ import (
 	"net"
 	"os"
 	"sync"
+	"syscall"
 	"time"
 )
 
 // The bounds of a connection.
 const (
-	maxCommand   = 2048        // octets of a command line: RFC 5321, Section 4.5.3.1.4, and room for extensions
-	maxBodyLine  = 1 << 20     // octets of a line of content
-	writeBuffer  = 16 << 10    // octets of replies that wait for the next read
-	writeLimit   = time.Minute // for a client to take what was written
-	contentLimit = time.Hour   // for the content of one message
+	maxCommand  = 2048        // octets of a command line: RFC 5321, Section 4.5.3.1.4, and room for extensions
+	maxBodyLine = 1 << 20     // octets of a line of content
+	readBuffer  = 16 << 10    // octets that are read at once
+	writeBuffer = 16 << 10    // octets of replies that wait for the next read
+	writeLimit  = time.Minute // for a client to take what was written
+	phaseLimit  = time.Hour   // for the envelope of one message, and for its content
 )
 
 // A shim stands between go-smtp and a client's connection. It closes what the
-// library leaves open (the numbers are those of the tests): replies go out when
-// the input is empty and not line by line (S3; RFC 2920, Section 3.2); the time
-// limit is for each read and not for the whole content (S2); a client that was
-// silent for too long is never heard again, so that the rest of its content is
-// not taken for commands (S1); command lines are bounded and end in CRLF (S12,
-// ledger SMUG-05); CHUNKING is not there (S4); idle clients can be sent away
-// (S14). All but leave is called by the goroutine of the session.
+// library leaves open (the
+// numbers are those of the tests): go-smtp is given whole command lines, each
+// bounded and ending in CRLF (S12, ledger SMUG-05); replies go out when the
+// input is empty and not line by line (S3; RFC 2920, Section 3.2); the time
+// limit of content is for each read and not for the whole (S2); a client that
+// was silent for too long is never heard again, so that the rest of its content
+// is not taken for commands (S1); CHUNKING is not there (S4); idle clients can
+// be sent away (S14). All but leave and cut is called by the goroutine of the
+// session.
 type shim struct {
 	net.Conn
 	o shimOptions
 
 	out    []byte // replies that wait
+	lost   bool   // some could not be written
 	failed error  // nothing is read any more
 	words  string // what is said before that
 
-	line    int     // octets of the line that is being read
-	verb    [4]byte // how it begins
-	esmtp   bool    // the last greeting was EHLO
-	cr      bool    // its last octet is a CR
-	content bool    // what is read is content: from DATA until its reply
-	bare    bool    // the content had a CR or LF that was not part of a CRLF
-	long    bool    // it had a line of more than maxBodyLine octets
-	until   time.Time
+	buf     []byte
+	in      []byte // of buf: what was read and not given on
+	ready   int    // so many of its octets may be given on
+	content contentScan
+	since   time.Time // when the wait for a command began
+	begun   bool      // something was read
+	esmtp   bool      // the last greeting was EHLO
 
 	mu      sync.Mutex
 	busy    bool      // a transaction is under way
+	until   time.Time // end of its phase
 	leaving bool      // the relay ends
 	last    time.Time // end of the grace time
 	onClose func()
@@ -55,66 +60,129 @@ type shimOptions struct {
 	loose   bool              // command lines may end in LF
 	bye     string            // what is said when the relay ends
 	replies map[string]string // what go-smtp says: what is said instead
+	refused func(c *shim, why string)
 }
 
-// Read writes what waits and then reads. After an error nothing is read again.
+// Read gives on what was found sound. When there is nothing left of it, what
+// waits is written and more is read. After an error nothing is read again.
 func (c *shim) Read(p []byte) (int, error) {
-	if c.failed != nil {
-		return 0, c.fail(c.failed)
+	for c.ready == 0 {
+		if c.failed != nil {
+			return 0, c.fail(c.failed)
+		}
+		if err := c.fill(); err != nil {
+			return 0, err
+		}
+	}
+	n := copy(p, c.in[:c.ready])
+	c.in, c.ready = c.in[n:], c.ready-n
+	return n, nil
+}
+
+// fill reads more. What is left of the last read is a part of a command line.
+func (c *shim) fill() error {
+	if err := c.begin(); err != nil {
+		return err
 	}
 	if err := c.flush(); err != nil {
-		return 0, c.fail(err)
+		return c.fail(err)
 	}
+	if len(c.in) == 0 {
+		c.since = time.Now()
+	}
+	if c.buf == nil {
+		c.buf = make([]byte, readBuffer)
+	}
+	part := copy(c.buf, c.in)
 	for {
-		if !c.mayRead() {
+		limit, ok := c.mayRead()
+		if !ok {
 			c.words = c.o.bye
-			return 0, c.fail(net.ErrClosed)
+			return c.fail(net.ErrClosed)
 		}
-		n, err := c.Conn.Read(p)
+		n, err := c.Conn.Read(c.buf[part:])
 		switch {
 		case n > 0:
-			return c.check(p[:n])
-		case errors.Is(err, os.ErrDeadlineExceeded):
-			switch leaving, last := c.isLeaving(); {
-			case leaving && !last:
-				continue // it ended since the relay does, and not since the client was silent
-			case leaving && !c.content:
-				c.words = c.o.bye
-				return 0, c.fail(net.ErrClosed)
-			}
-			c.failed = net.ErrClosed
-			return 0, err // go-smtp says 421 to it, the session 451
+			c.in = c.buf[:part+n]
+			c.sift()
+			return nil
+		case !errors.Is(err, os.ErrDeadlineExceeded):
+			return c.fail(err)
+		case time.Now().Before(limit) && !(c.content.open && c.isLast()):
+			continue // it ended since the relay does, and not since the client was silent
 		}
-		return 0, c.fail(err)
+		c.failed = net.ErrClosed
+		return err // go-smtp says 421 to it, the session 451
 	}
 }
 
-// mayRead sets the deadline of the next read. While the relay ends it is not to
-// be, between two transactions.
-func (c *shim) mayRead() bool {
+// begin looks, before the greeting is said, for a client that did not wait for
+// it: no mail client does that, but what was tricked into sending SMTP does
+// (ledger SMUG-06).
+func (c *shim) begin() error {
+	if c.begun {
+		return nil
+	}
+	c.begun = true
+	if waiting(c.Conn) {
+		c.out, c.words = nil, early
+		return c.fail(net.ErrClosed)
+	}
+	return nil
+}
+
+const early = "421 4.5.0 input came ahead of its time: wait for the reply before it (RFC 2920, Section 3.1)\r\n"
+
+// waiting reports whether octets of the client wait in the socket.
+func waiting(nc net.Conn) bool {
+	sc, ok := nc.(syscall.Conn)
+	if !ok {
+		return false
+	}
+	raw, err := sc.SyscallConn()
+	if err != nil {
+		return false
+	}
+	n := 0
+	err = raw.Control(func(fd uintptr) {
+		n, _, _ = syscall.Recvfrom(int(fd), make([]byte, 1), syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+	})
+	return err == nil && n > 0
+}
+
+// mayRead sets the deadline of the next read, and returns the client's share in
+// it. While the relay ends no read is to be between two transactions, nor after
+// the grace time, but that of content, which the session must see fail. A
+// command must be whole in the time that may pass without one (RFC 5321, Section
+// 4.5.3.2.7): octet by octet it could go on for days.
+func (c *shim) mayRead() (limit time.Time, ok bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	deadline := time.Now().Add(c.o.idle)
-	if c.content && c.until.Before(deadline) {
-		deadline = c.until
+	limit = c.since.Add(c.o.idle)
+	if c.content.open {
+		limit = time.Now().Add(c.o.idle)
 	}
+	if c.busy && c.until.Before(limit) {
+		limit = c.until
+	}
+	deadline := limit
 	if c.leaving {
-		if !c.busy {
-			return false
+		if !c.busy || !c.content.open && !time.Now().Before(c.last) {
+			return limit, false
 		}
 		if c.last.Before(deadline) {
 			deadline = c.last
 		}
 	}
 	_ = c.Conn.SetReadDeadline(deadline) // a closed connection tells by Read
-	return true
+	return limit, true
 }
 
-// isLeaving reports whether the relay ends, and whether the grace time is over.
-func (c *shim) isLeaving() (leaving, last bool) {
+// isLast reports whether the grace time is over.
+func (c *shim) isLast() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.leaving, !time.Now().Before(c.last)
+	return c.leaving && !time.Now().Before(c.last)
 }
 
 // leave has the client go: at once if it is between two transactions.
@@ -125,130 +193,130 @@ func (c *shim) leave(grace time.Duration) {
 	_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // wakes the read that is under way
 }
 
-// setBusy says whether a transaction is under way.
+// cut ends the connection whatever its session does.
+func (c *shim) cut() { _ = c.Conn.Close() }
+
+// setBusy says whether a transaction is under way. Its time begins.
 func (c *shim) setBusy(busy bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.busy = busy
+	c.busy, c.until = busy, time.Now().Add(phaseLimit)
 }
 
-// beginContent says that what is read now is content, until the next reply.
+// beginContent says that what is read now is content, up to its end.
 func (c *shim) beginContent() {
-	c.content, c.bare, c.long, c.until = true, false, false, time.Now().Add(contentLimit)
+	c.content = contentScan{open: true}
+	c.setBusy(true)
 }
 
-// check looks at what was read: at line ends in content, at much more in
-// commands. What came before a line that is refused is still served.
-func (c *shim) check(p []byte) (int, error) {
-	if c.content {
-		c.checkContent(p)
-		return len(p), nil
-	}
-	for i, b := range p {
-		broken := b == '\n' && !c.cr || b != '\n' && c.cr
-		c.cr = b == '\r'
-		words := c.wrong(b, broken)
-		if words == "" {
-			c.count(b)
+// sift finds how much of what was read may be given on: content, and command
+// lines that are whole and sound. What follows a line that is refused is lost.
+func (c *shim) sift() {
+	for c.ready < len(c.in) {
+		rest := c.in[c.ready:]
+		if c.content.open {
+			c.ready += c.content.scan(rest)
 			continue
 		}
-		c.words, c.failed = words, net.ErrClosed
-		served := bytes.LastIndexByte(p[:i], '\n') + 1
-		if served == 0 {
-			return 0, c.fail(net.ErrClosed)
-		}
-		return served, nil
-	}
-	return len(p), nil
-}
-
-// checkContent notes a CR or LF that is not part of a CRLF, and lines that are
-// too long.
-func (c *shim) checkContent(p []byte) {
-	for len(p) > 0 {
-		end := bytes.IndexByte(p, '\n')
-		line := p
+		line := rest
+		end := bytes.IndexByte(rest, '\n')
 		if end >= 0 {
-			line = p[:end]
+			line = rest[:end+1]
 		}
-		if n := len(line); n > 0 {
-			c.bare = c.bare || c.cr || bytes.IndexByte(line[:n-1], '\r') >= 0
-			c.cr = line[n-1] == '\r'
+		if len(line) > maxCommand {
+			c.words = "500 5.5.2 a command line has more than 2048 octets\r\n"
+		} else if end < 0 {
+			return
+		} else {
+			c.words = c.command(line, len(rest) > len(line))
 		}
-		c.line += len(line)
-		c.long = c.long || c.line > maxBodyLine
-		if end < 0 {
+		if c.words != "" {
+			c.in, c.failed = c.in[:c.ready], net.ErrClosed
 			return
 		}
-		c.bare = c.bare || !c.cr
-		c.cr, c.line, p = false, 0, p[end+1:]
+		c.ready += len(line)
 	}
 }
 
-// count counts an octet of a command line.
-func (c *shim) count(b byte) {
-	if c.line < len(c.verb) {
-		c.verb[c.line] = b
-	}
-	if c.line++; b != '\n' {
-		return
-	}
-	if c.line > len(c.verb) {
-		switch verb := c.verb[:]; {
-		case bytes.EqualFold(verb, []byte("EHLO")):
-			c.esmtp = true
-		case bytes.EqualFold(verb, []byte("HELO")):
-			c.esmtp = false
-		}
-	}
-	c.line = 0
-}
-
-// wrong says what the client hears of the next octet of a command line, "" if it
-// may stand there.
-func (c *shim) wrong(b byte, broken bool) (words string) {
-	switch {
-	case b == 0, broken && !c.o.loose: // ledger SMUG-05
+// command looks at a whole command line, and says what the client hears of it
+// if it is refused. More says that the client has sent more behind it.
+func (c *shim) command(line []byte, more bool) (words string) {
+	text, crlf := bytes.CutSuffix(line, []byte("\r\n"))
+	broken := !crlf || bytes.IndexByte(text, '\r') >= 0
+	if bytes.IndexByte(line, 0) >= 0 || broken && !c.o.loose { // ledger SMUG-05
 		return "500 5.5.2 a command line has a NUL, or a CR or LF that is not part of a CRLF\r\n"
-	case c.line >= maxCommand:
-		return "500 5.5.2 a command line has more than 2048 octets\r\n"
-	case c.line == len(c.verb) && bytes.EqualFold(c.verb[:], []byte("BDAT")): // what follows would be taken for commands
+	}
+	text = bytes.TrimRight(line, "\r\n") // as go-smtp does
+	if len(text) < 4 {
+		return ""
+	}
+	verb, argument := string(bytes.ToUpper(text[:4])), bytes.TrimSpace(text[4:])
+	switch {
+	case verb == "BDAT": // what follows would be taken for commands
 		return "502 5.5.1 BDAT is not there: CHUNKING was not offered\r\n"
+	case verb == "DATA" && len(argument) == 0 && more: // ledger SMUG-06
+		return early
+	case (verb == "EHLO" || verb == "HELO") && len(argument) > 0:
+		c.esmtp = verb == "EHLO"
 	}
 	return ""
 }
 
 // fail ends the reading for good.
 func (c *shim) fail(err error) error {
+	if c.words != "" && c.words != c.o.bye {
+		c.o.refused(c, c.words)
+	}
 	c.out = append(c.out, c.words...)
 	c.failed, c.words = err, ""
 	_ = c.flush() // the connection ends anyway
 	return err
 }
 
-// Write keeps replies until the next read.
+// drop forgets what was read and not given on, and has nothing more be read.
+func (c *shim) drop() { c.in, c.ready, c.failed = nil, 0, net.ErrClosed }
+
+// Write keeps replies until the next read. Go-smtp calls it with one line, in
+// which it may repeat what the client said.
 func (c *shim) Write(p []byte) (int, error) {
-	c.content = false
-	if instead, ok := c.o.replies[string(p)]; ok {
+	instead, ok := c.o.replies[string(p)]
+	switch {
+	case ok:
 		c.out = append(c.out, instead...)
-	} else {
+	default:
+		n := len(c.out)
 		c.out = append(c.out, p...)
+		clean(bytes.TrimSuffix(c.out[n:], []byte("\r\n")))
 	}
-	if len(c.out) >= writeBuffer {
-		if err := c.flush(); err != nil {
-			return 0, err
-		}
+	if len(c.out) < writeBuffer {
+		return len(p), nil
+	}
+	if err := c.flush(); err != nil {
+		c.failed = err // replies are lost: the client would count wrongly
+		return 0, err
 	}
 	return len(p), nil
+}
+
+// clean makes control characters visible (S7).
+func clean(line []byte) {
+	for i, b := range line {
+		if b < ' ' || b == 0x7f {
+			line[i] = '?'
+		}
+	}
 }
 
 func (c *shim) flush() error {
 	if len(c.out) == 0 {
 		return nil
 	}
+	if c.lost {
+		return net.ErrClosed
+	}
 	_ = c.Conn.SetWriteDeadline(time.Now().Add(writeLimit)) // a closed connection tells by Write
 	_, err := c.Conn.Write(c.out)
-	c.out = c.out[:0]
+	c.out, c.lost = c.out[:0], err != nil
 	return err
 }
 
