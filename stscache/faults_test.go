@@ -348,6 +348,45 @@ func TestSTS_10_3_02_MemoryIsBounded(t *testing.T) {
 	}
 }
 
+// A domain whose policy lives no longer than the attempt that fetched it does
+// not have mail tried again and again.
+func TestAPolicyWithoutALifeIsNoNews(t *testing.T) {
+	var mu sync.Mutex
+	told := 0
+	c, _ := faulty(t)
+	c.o.Changed = func(addr.Domain) {
+		mu.Lock()
+		defer mu.Unlock()
+		told++
+	}
+	fetched := func(host string, maxAge int) {
+		body := fmt.Appendf(nil, "version: STSv1\nmode: enforce\nmx: %s\nmax_age: %d\n", host, maxAge)
+		p, lines, err := ParsePolicy(body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.fetched(t.Context(), errand{domain: domain, id: "1"}, file{body, lines, p})
+	}
+	fetched("mx.example.com", 0)
+	c.Watch(domain, true)
+	for range 5 {
+		fetched("mx.example.com", 0)
+	}
+	if told != 0 {
+		t.Errorf("told %d times of the same", told)
+	}
+	fetched("other.example.com", 0)
+	fetched("other.example.com", 0)
+	if told != 1 {
+		t.Errorf("told %d times of another host", told)
+	}
+	fetched("third.example.com", 100)
+	c.look(t.Context(), domain) // sees what the fetch has told of
+	if told != 2 {
+		t.Errorf("told %d times of a third", told-1)
+	}
+}
+
 // What is due when a scan reads it may have been fetched by a lookup since.
 func TestAScanRenewsNothingThatIsFresh(t *testing.T) {
 	c, f := faulty(t)

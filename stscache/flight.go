@@ -171,11 +171,12 @@ func (c *Cache) fetched(ctx context.Context, j errand, f file) Status {
 	if f.policy.MaxAge == 0 { // it governs those who fetched it (ledger STS-3.2-10)
 		s = Status{Policy: f.policy, ID: j.id, Lines: f.lines, Fetched: now, Expires: now}
 	}
+	if before.policy != nil && before.policy.MaxAge == 0 {
+		was.Policy = before.policy
+	}
 	c.o.Log.Info().Str("domain", j.domain.String()).Str("mode", string(f.policy.Mode)).Str("id", j.id).
 		Float64("max_age", f.policy.MaxAge.Seconds()).Msg("MTA-STS policy fetched")
-	if !same(was, s) {
-		c.changed(j.domain)
-	}
+	c.tell(j.domain, &was, s)
 	return s
 }
 

@@ -1,6 +1,7 @@
 package stscache
 
 import (
+	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -94,11 +95,14 @@ func (k *kept) mode(now time.Time) Mode {
 	return k.policy.Mode
 }
 
-// same reports whether two say the same of hosts.
+// same reports whether two say the same of hosts. Not to know is not the same
+// as to know that there is no policy.
 func same(a, b Status) bool {
 	switch {
+	case a.Policy == nil && b.Policy == nil:
+		return errors.Is(a.Err, ErrLookup) == errors.Is(b.Err, ErrLookup)
 	case a.Policy == nil || b.Policy == nil:
-		return a.Policy == b.Policy
+		return false
 	case a.Policy.Mode != b.Policy.Mode || len(a.Policy.MX) != len(b.Policy.MX):
 		return false
 	}

@@ -194,7 +194,7 @@ func (c *Cache) Purge(ctx context.Context, domain addr.Domain) error {
 	if err := c.purge(ctx, domain); err != nil {
 		return err
 	}
-	c.changed(domain)
+	c.tell(domain, nil, Status{})
 	return nil
 }
 

@@ -13,45 +13,67 @@ const (
 	watchMin = 30 * time.Second
 	watchMax = time.Hour
 	watchers = 8 // looks at once
+
+	watchPause = time.Second // at least, between two passes through all that is watched
 )
 
 // A watch is a domain that mail waits for.
 type watch struct {
 	next time.Time
-	seen *Status // nil: nothing yet
+	seen *Status // last; nil: nothing yet
 }
 
 // Watch says that mail begins (or ends) to wait for domain's policy to change.
 // It does not block.
 func (c *Cache) Watch(domain addr.Domain, on bool) {
+	now := time.Now()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if !on {
 		delete(c.watched, domain)
 		return
 	}
-	if c.watched[domain] == nil {
-		c.watched[domain] = &watch{next: time.Now().Add(watchMin)}
-		select {
-		case c.looks <- struct{}{}:
-		default:
-		}
+	if c.watched[domain] != nil {
+		return
+	}
+	w := &watch{next: now.Add(watchMin)}
+	if k, ok := c.memory.Peek(domain); c.discoveries.Contains(domain) && !(ok && k.live(now)) {
+		w.seen = &Status{Err: ErrLookup} // it waits for the end of doubt
+	}
+	c.watched[domain] = w
+	c.stir()
+}
+
+// stir has the loop look at its list.
+func (c *Cache) stir() {
+	select {
+	case c.looks <- struct{}{}:
+	default:
 	}
 }
 
-// changed tells those who watch a domain.
-func (c *Cache) changed(domain addr.Domain) {
+// tell tells those who watch a domain that s is news: other than what was seen
+// last, or than was while nothing was seen. A nil was is other than everything.
+func (c *Cache) tell(domain addr.Domain, was *Status, s Status) {
 	c.mu.Lock()
-	on := c.watched[domain] != nil
+	w := c.watched[domain]
+	if w == nil {
+		c.mu.Unlock()
+		return
+	}
+	if was != nil && w.seen != nil {
+		was = w.seen
+	}
+	w.seen = &s
 	c.mu.Unlock()
-	if on {
+	if was == nil || !same(*was, s) {
 		c.o.Changed(domain)
 	}
 }
 
 func (c *Cache) watchLoop(ctx context.Context) {
 	slots := make(chan struct{}, watchers)
-	for {
+	for ctx.Err() == nil {
 		due, next := c.dueLooks(time.Now())
 		for _, d := range due {
 			select {
@@ -66,15 +88,19 @@ func (c *Cache) watchLoop(ctx context.Context) {
 			})
 			c.mu.Unlock()
 		}
-		timer := time.NewTimer(next)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
-			return
-		case <-c.looks:
-		case <-timer.C:
-		}
-		timer.Stop()
+		wait(ctx, watchPause, nil)
+		wait(ctx, next-watchPause, c.looks)
+	}
+}
+
+// wait waits for a time, or less when something happens.
+func wait(ctx context.Context, d time.Duration, something <-chan struct{}) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-something:
+	case <-timer.C:
 	}
 }
 
@@ -94,8 +120,7 @@ func (c *Cache) dueLooks(now time.Time) (due []addr.Domain, next time.Duration) 
 	return due, next
 }
 
-// look sees whether a domain's policy is another one. A new id leads to a fetch,
-// which tells of it; what ends without one is told here.
+// look sees whether a domain's policy is another one.
 func (c *Cache) look(ctx context.Context, domain addr.Domain) {
 	pace := watchMax
 	s := c.status(ctx, domain, func(ctx context.Context, name string) (answer answerTXT, err error) {
@@ -103,21 +128,14 @@ func (c *Cache) look(ctx context.Context, domain addr.Domain) {
 		pace = time.Until(answer.Expires)
 		return answer, err
 	})
-	c.mu.Lock()
-	w := c.watched[domain]
-	if w == nil {
-		c.mu.Unlock()
+	if ctx.Err() != nil {
 		return
 	}
-	w.next = time.Now().Add(min(max(pace, watchMin), watchMax))
-	news := w.seen != nil && !same(*w.seen, s)
-	w.seen = &s
+	c.mu.Lock()
+	if w := c.watched[domain]; w != nil {
+		w.next = time.Now().Add(min(max(pace, watchMin), watchMax))
+		c.stir()
+	}
 	c.mu.Unlock()
-	select {
-	case c.looks <- struct{}{}:
-	default:
-	}
-	if news {
-		c.o.Changed(domain)
-	}
+	c.tell(domain, &s, s) // at the first look there is nothing to compare with
 }

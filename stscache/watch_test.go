@@ -22,6 +22,7 @@ type pretence struct {
 	mu      sync.Mutex
 	ttl     time.Duration
 	records []string
+	fault   error // of DNS
 	asked   int
 	entries map[addr.Domain]Entry
 }
@@ -30,6 +31,9 @@ func (p *pretence) TXT(context.Context, string) (resolver.Answer[string], error)
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.asked++
+	if p.fault != nil {
+		return resolver.Answer[string]{Expires: time.Now()}, p.fault
+	}
 	return resolver.Answer[string]{Records: p.records, Expires: time.Now().Add(p.ttl)}, nil
 }
 
@@ -164,6 +168,51 @@ func TestWatchTime(t *testing.T) {
 		time.Sleep(90 * time.Minute)
 		synctest.Wait()
 		if told() != 1 {
+			t.Errorf("told %d times", told())
+		}
+	})
+	inTime(t, "the end of doubt is a change, also when there is no policy", func(t *testing.T, c *Cache, p *pretence, told func() int) {
+		other := addr.MustDomain("other.example")
+		p.fault = errors.New("SERVFAIL")
+		if s := c.Lookup(t.Context(), other); !errors.Is(s.Err, ErrLookup) {
+			t.Errorf("%+v", s)
+		}
+		c.Watch(other, true)
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if told() != 0 {
+			t.Errorf("told %d times while nothing can be looked up", told())
+		}
+		p.mu.Lock()
+		p.fault, p.records = nil, nil
+		p.mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if told() != 1 {
+			t.Errorf("told %d times", told())
+		}
+	})
+	inTime(t, "the end of doubt within the first half minute too", func(t *testing.T, c *Cache, p *pretence, told func() int) {
+		other := addr.MustDomain("other.example")
+		p.fault = errors.New("SERVFAIL")
+		c.Lookup(t.Context(), other)
+		c.Watch(other, true)
+		p.mu.Lock()
+		p.fault, p.records = nil, nil
+		p.mu.Unlock()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if told() != 1 {
+			t.Errorf("told %d times", told())
+		}
+	})
+	inTime(t, "that DNS fails is no change of a live policy", func(t *testing.T, c *Cache, p *pretence, told func() int) {
+		p.fault = errors.New("SERVFAIL")
+		c.Lookup(t.Context(), domain)
+		c.Watch(domain, true)
+		time.Sleep(5 * time.Minute)
+		synctest.Wait()
+		if told() != 0 {
 			t.Errorf("told %d times", told())
 		}
 	})
