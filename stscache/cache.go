@@ -3,6 +3,7 @@ package stscache
 import (
 	"context"
 	"crypto/x509"
+	"errors"
 	"sync"
 	"time"
 
@@ -99,7 +100,10 @@ func (c *Cache) status(ctx context.Context, domain addr.Domain, lookup lookupTXT
 	id, err := discover(ctx, domain, lookup)
 	now := time.Now()
 	s := c.weigh(ctx, domain, finding{id, err, now})
-	if ctx.Err() == nil { // a caller that goes away says nothing of the domain
+	switch {
+	case ctx.Err() != nil: // a caller that goes away says nothing of the domain
+	case errors.Is(s.Err, errUnreadable): // a policy may be in force: no grace ends that
+	default:
 		s.Since = c.failing(domain, s.Err, now)
 	}
 	return s

@@ -29,10 +29,12 @@ func (c *Cache) load(ctx context.Context, domain addr.Domain) (*kept, error) {
 	return k, nil
 }
 
+var errUnreadable = errors.New("reading the policy cache")
+
 // unreadable is a fault of the store as an error of Status: not to know what is
 // kept is no leave to deliver in the clear.
 func unreadable(fault error) error {
-	return fmt.Errorf("%w: reading the policy cache: %w", ErrLookup, fault)
+	return fmt.Errorf("%w: %w: %w", ErrLookup, errUnreadable, fault)
 }
 
 // remember puts into memory what is small enough (ledger STS-10.3-02).

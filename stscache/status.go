@@ -22,7 +22,7 @@ type Status struct {
 	Fetched time.Time // when Policy was fetched
 	Expires time.Time // Fetched + max_age
 	Err     error     // why nothing newer could be had: one of the errors below; may be set together with Policy
-	Since   time.Time // first failure of discovery, when Err is ErrLookup
+	Since   time.Time // first failure of discovery, when Err is ErrLookup; zero: unknown, or what is kept cannot be read
 }
 
 // The errors a Status can carry. ErrFetch, ErrWebPKI, ErrTooLarge and
