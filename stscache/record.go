@@ -66,7 +66,10 @@ func parseFields(s string) (id, problem string) {
 		if problem := checkField(key, value, ok); problem != "" {
 			return "", problem
 		}
-		if key == "id" && !found { // the first counts (ledger STS-3.1-13)
+		if key == "id" && !found { // the first counts, the others are fields like any (ledger STS-3.1-13)
+			if !isID(value) { // ledger STS-3.1-04
+				return "", "the id is not 1 to 32 letters and digits"
+			}
 			id, found = value, true
 		}
 		rest = rest[end:]
@@ -81,8 +84,6 @@ func checkField(key, value string, ok bool) (problem string) {
 	switch {
 	case !ok || !isExtensionName(key):
 		return "a field is not of the form name=value"
-	case key == "id" && !isID(value): // ledger STS-3.1-04
-		return "the id is not 1 to 32 letters and digits"
 	case !isFieldValue(value): // ledger STS-3.1-06
 		return fmt.Sprintf("the value of %s is empty or has a character that is not allowed", key)
 	}
