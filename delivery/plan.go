@@ -182,9 +182,10 @@ func (c *Client) facts(p Plan, list []candidate) []PlannedHost {
 
 // inGrace reports whether discovery failed, with nothing in force, and did so
 // for the first time less than grace ago: then mail waits (ledger STS-3.1-16).
-// A failure of unknown beginning has just begun.
+// A failure without a beginning is a fault of our own, such as a store that
+// cannot be read: no grace ends that.
 func inGrace(st stscache.Status, grace time.Duration, now time.Time) bool {
-	if st.Policy != nil || !errors.Is(st.Err, stscache.ErrLookup) || grace <= 0 {
+	if st.Policy != nil || !errors.Is(st.Err, stscache.ErrLookup) {
 		return false
 	}
 	return st.Since.IsZero() || now.Sub(st.Since) < grace
