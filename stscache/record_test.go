@@ -59,8 +59,6 @@ func TestParseRecord(t *testing.T) {
 		{"STS-3.1-09 an invalid record", []string{"v=STSv1; id=a_b"}, "", ErrRecordSyntax},
 		{"STS-3.1-09 an invalid record beside another one", []string{"x", "v=STSv1; id=a_b"}, "", ErrRecordSyntax},
 
-		{"STS-3.1-11 one that DNS had in two strings", []string{"v=STSv1; i" + "d=abc"}, "abc", nil},
-
 		{"STS-3.1-13 the first id counts", []string{"v=STSv1; id=a; id=b"}, "a", nil},
 		{"STS-3.1-13 and what follows the second is read", []string{"v=STSv1; id=a; id=b; x=1"}, "a", nil},
 
