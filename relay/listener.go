@@ -2,6 +2,7 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"net"
@@ -24,6 +25,8 @@ type ListenerOptions struct {
 	Hostname       string         // in the greeting and in Received
 	AllowFrom      []netip.Prefix // who may relay; empty: nobody
 	MaxMessageSize int64          // octets; 0: 50 MiB
+	TLS            *tls.Config    // offers STARTTLS; nil: no TLS
+	Implicit       bool           // TLS from the first octet
 	Normalize      bool           // bare CR and LF in content become CRLF instead of 550 (ledger SMUG-02)
 	Store          Store
 	Wake           func(...Destination) // the engine's; nil: nobody
@@ -146,13 +149,14 @@ func (l *Listener) session(ctx context.Context, c *smtp.Conn) (smtp.Session, err
 // known (RFC 5321, Section 4.1.1.11).
 func (l *Listener) shimOptions() shimOptions {
 	o := shimOptions{idle: l.o.IdleTimeout, loose: l.o.Normalize, bye: "421 4.3.2 " + l.o.Hostname + " is going down\r\n",
-		refused: l.shimRefused,
+		refused: l.shimRefused, tls: l.o.TLS, secure: l.o.Implicit,
 		replies: map[string]string{
 			"250-CHUNKING\r\n": "",
 			"501 5.5.4 Unable to parse SIZE as an integer\r\n":   fmt.Sprintf("552 5.3.4 SIZE is above the %d octets that are taken here, or no number\r\n", l.o.MaxMessageSize), // of more than 32 bits (S11)
 			"502 5.5.1 Please introduce yourself first.\r\n":     "503 5.5.1 say EHLO first\r\n",                                                                                 // RFC 5321, Section 4.1.4
 			"502 5.5.1 Missing MAIL FROM command.\r\n":           "503 5.5.1 say MAIL first\r\n",
 			"502 5.5.1 Missing RCPT TO command.\r\n":             "554 5.5.1 no valid recipients\r\n", // RFC 5321, Section 3.3
+			"502 5.5.1 TLS not supported\r\n":                    "502 5.5.1 STARTTLS is not offered, or not here: not with a parameter, not in a transaction and not under TLS\r\n",
 			fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize+1): fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize),
 			"500 5.5.4 Unknown MAIL FROM argument\r\n":           "555 5.5.4 a parameter of MAIL is not known here\r\n",
 			"500 5.5.4 Unknown RCPT TO argument\r\n":             "555 5.5.4 a parameter of RCPT is not known here\r\n",
@@ -167,7 +171,7 @@ func (l *Listener) shimOptions() shimOptions {
 func (l *Listener) shimRefused(c *shim, why string) {
 	l.refused.Add(1)
 	why = cleanLine(why)
-	l.o.Log.Info().Str("listener", l.o.Name).Str("client", clientText(c.RemoteAddr())).Str("reason", why).
+	l.o.Log.Info().Str("listener", l.o.Name).Str("client", clientText(c.raw.RemoteAddr())).Str("reason", why).
 		Msg("a client was refused: " + why)
 }
 
@@ -222,10 +226,12 @@ func (s *shimListener) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		c := &shim{Conn: nc, o: s.o}
+		c := &shim{Conn: nc, raw: nc, o: s.o}
 		if why := s.l.enter(c); why != "" {
 			s.l.o.Log.Warn().Str("listener", s.l.o.Name).Str("client", clientText(nc.RemoteAddr())).Msg("connection refused: " + why)
-			c.out = []byte("421 4.7.0 " + s.l.o.Hostname + " " + why + "\r\n")
+			if !s.o.secure { // it would not be understood
+				c.out = []byte("421 4.7.0 " + s.l.o.Hostname + " " + why + "\r\n")
+			}
 			_ = c.Close()
 			continue
 		}
@@ -284,3 +290,47 @@ func (e errorLog) Printf(format string, v ...any) {
 }
 
 func (e errorLog) Println(v ...any) { e.Printf("%s", fmt.Sprint(v...)) }
+
+// handshakeLimit is the time for a TLS handshake, as for the other side's in
+// ledger SMTP-4.5.3.2-04.
+const handshakeLimit = 2 * time.Minute
+
+// offersTLS reports whether STARTTLS would be taken now.
+func (c *shim) offersTLS() bool {
+	return c.o.tls != nil && !c.o.secure && c.Conn == c.raw
+}
+
+// startTLS answers a STARTTLS behind which nothing was sent, after everything
+// before it was answered. Go-smtp knows nothing of it: its own STARTTLS would
+// put TLS above the shim, and the shim would see neither commands nor content.
+// Within a transaction it gets the line and refuses.
+func (c *shim) startTLS() error {
+	c.upgrade = false
+	if c.isBusy() {
+		c.in = append(c.buf[:0], "STARTTLS\r\n"...)
+		c.ready = len(c.in)
+		return nil
+	}
+	c.out = append(c.out, "220 2.0.0 begin TLS\r\n"...)
+	if err := c.flush(); err != nil {
+		return c.fail(err)
+	}
+	return c.handshake()
+}
+
+// handshake puts TLS over the connection. What the client has said without it is
+// forgotten (RFC 3207, Section 4.2): the session wants EHLO anew.
+func (c *shim) handshake() error {
+	tc := tls.Server(c.raw, c.o.tls)
+	err := c.allow(handshakeLimit)
+	if err == nil {
+		err = tc.Handshake()
+	}
+	if err != nil {
+		c.o.refused(c, "TLS handshake failed: "+err.Error())
+		c.out, c.lost = nil, true // what was to be said was meant for TLS
+		return c.fail(net.ErrClosed)
+	}
+	c.Conn, c.greeted, c.in = tc, false, nil
+	return nil
+}

@@ -20,6 +20,7 @@ type trace struct {
 	client   netip.Addr
 	hostname string // ours
 	esmtp    bool
+	tls      string // "TLS 1.3 with cipher ...", "" without
 	id       ID
 	to       string // the only recipient, "" when there are several
 	at       time.Time
@@ -30,7 +31,10 @@ type trace struct {
 func (t trace) field() string {
 	from := heloText(t.helo)
 	with := "SMTP"
-	if t.esmtp { // RFC 3848
+	switch { // RFC 3848
+	case t.esmtp && t.tls != "":
+		with = "ESMTPS"
+	case t.esmtp:
 		with = "ESMTP"
 	}
 	client := ""
@@ -39,6 +43,9 @@ func (t trace) field() string {
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "Received: from %s%s\r\n", from, client)
+	if t.tls != "" {
+		fmt.Fprintf(&b, "\t(using %s)\r\n", t.tls)
+	}
 	fmt.Fprintf(&b, "\tby %s (stsrelay) with %s id %s", t.hostname, with, t.id)
 	if t.to != "" {
 		fmt.Fprintf(&b, "\r\n\tfor <%s>", t.to)

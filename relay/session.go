@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -57,6 +58,8 @@ func (s *session) Mail(from string, o *smtp.MailOptions) error {
 		return refusal(421, smtp.EnhancedCode{4, 7, 0}, "this connection is closing")
 	case s.mail: // go-smtp would keep the recipients of the first one (S8)
 		return s.refused(503, smtp.EnhancedCode{5, 5, 1}, "a transaction is under way: say RSET first")
+	case !s.shim.greeted: // what was said before TLS does not count (RFC 3207, Section 4.2)
+		return s.refused(503, smtp.EnhancedCode{5, 5, 1}, "say EHLO first: TLS has begun since the last one")
 	case o.Auth != nil: // RFC 5321, Section 4.1.1.11
 		return s.refused(555, smtp.EnhancedCode{5, 5, 4}, "AUTH is not offered")
 	}
@@ -127,6 +130,9 @@ func readAddress(s string) (addr.Address, error) {
 // Data takes the content. Only when the store has it is the client told 250.
 func (s *session) Data(r io.Reader) (err error) {
 	s.shim.beginContent()
+	if len(s.to) == 0 { // it had recipients before TLS
+		return s.refused(503, smtp.EnhancedCode{5, 5, 1}, "no recipients")
+	}
 	id := NewID()
 	body, err := s.l.o.Store.NewBody(s.ctx)
 	if err != nil {
@@ -259,6 +265,10 @@ func (s *session) message(in *intake, size int64) Message {
 
 func (s *session) trace(id ID) trace {
 	t := trace{helo: s.conn.Hostname(), client: clientIP(s.shim.RemoteAddr()), hostname: s.l.o.Hostname, esmtp: s.shim.esmtp, id: id, at: time.Now()}
+	if tc, ok := s.shim.Conn.(*tls.Conn); ok {
+		state := tc.ConnectionState()
+		t.tls = tls.VersionName(state.Version) + " with cipher " + tls.CipherSuiteName(state.CipherSuite)
+	}
 	if len(s.to) == 1 {
 		t.to = s.to[0].String()
 	}

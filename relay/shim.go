@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"net"
 	"os"
@@ -20,8 +21,8 @@ const (
 	phaseLimit  = time.Hour   // for the envelope of one message, and for its content
 )
 
-// A shim stands between go-smtp and a client's connection. It closes what the
-// library leaves open (the
+// A shim stands between go-smtp and a client's connection, above TLS, so that
+// its rules hold inside TLS too. It closes what the library leaves open (the
 // numbers are those of the tests): go-smtp is given whole command lines, each
 // bounded and ending in CRLF (S12, ledger SMUG-05); replies go out when the
 // input is empty and not line by line (S3; RFC 2920, Section 3.2); the time
@@ -31,8 +32,9 @@ const (
 // be sent away (S14). All but leave and cut is called by the goroutine of the
 // session.
 type shim struct {
-	net.Conn
-	o shimOptions
+	net.Conn // of the client, or TLS over it
+	raw      net.Conn
+	o        shimOptions
 
 	out    []byte // replies that wait
 	lost   bool   // some could not be written
@@ -45,7 +47,9 @@ type shim struct {
 	content contentScan
 	since   time.Time // when the wait for a command began
 	begun   bool      // something was read
-	esmtp   bool      // the last greeting was EHLO
+	greeted bool      // by EHLO or HELO, since TLS if there is TLS
+	esmtp   bool      // by EHLO
+	upgrade bool      // STARTTLS was read and waits for its turn
 
 	mu      sync.Mutex
 	busy    bool      // a transaction is under way
@@ -61,17 +65,25 @@ type shimOptions struct {
 	bye     string            // what is said when the relay ends
 	replies map[string]string // what go-smtp says: what is said instead
 	refused func(c *shim, why string)
+	tls     *tls.Config // nil: no TLS
+	secure  bool        // TLS from the first octet
 }
 
 // Read gives on what was found sound. When there is nothing left of it, what
 // waits is written and more is read. After an error nothing is read again.
 func (c *shim) Read(p []byte) (int, error) {
 	for c.ready == 0 {
-		if c.failed != nil {
+		switch {
+		case c.failed != nil:
 			return 0, c.fail(c.failed)
-		}
-		if err := c.fill(); err != nil {
-			return 0, err
+		case c.upgrade:
+			if err := c.startTLS(); err != nil {
+				return 0, err
+			}
+		default:
+			if err := c.fill(); err != nil {
+				return 0, err
+			}
 		}
 	}
 	n := copy(p, c.in[:c.ready])
@@ -118,13 +130,16 @@ func (c *shim) fill() error {
 
 // begin looks, before the greeting is said, for a client that did not wait for
 // it: no mail client does that, but what was tricked into sending SMTP does
-// (ledger SMUG-06).
+// (ledger SMUG-06). With TLS from the first octet the client must speak first.
 func (c *shim) begin() error {
 	if c.begun {
 		return nil
 	}
 	c.begun = true
-	if waiting(c.Conn) {
+	if c.o.secure {
+		return c.handshake()
+	}
+	if waiting(c.raw) {
 		c.out, c.words = nil, early
 		return c.fail(net.ErrClosed)
 	}
@@ -174,7 +189,7 @@ func (c *shim) mayRead() (limit time.Time, ok bool) {
 			deadline = c.last
 		}
 	}
-	_ = c.Conn.SetReadDeadline(deadline) // a closed connection tells by Read
+	_ = c.raw.SetReadDeadline(deadline) // a closed connection tells by Read
 	return limit, true
 }
 
@@ -190,17 +205,34 @@ func (c *shim) leave(grace time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.leaving, c.last = true, time.Now().Add(grace)
-	_ = c.Conn.SetReadDeadline(time.Unix(1, 0)) // wakes the read that is under way
+	_ = c.raw.SetReadDeadline(time.Unix(1, 0)) // wakes the read that is under way
+}
+
+// allow gives both ends so much time, unless the relay ends.
+func (c *shim) allow(d time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.leaving {
+		return net.ErrClosed
+	}
+	return c.raw.SetDeadline(time.Now().Add(d))
 }
 
 // cut ends the connection whatever its session does.
-func (c *shim) cut() { _ = c.Conn.Close() }
+func (c *shim) cut() { _ = c.raw.Close() }
 
 // setBusy says whether a transaction is under way. Its time begins.
 func (c *shim) setBusy(busy bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.busy, c.until = busy, time.Now().Add(phaseLimit)
+}
+
+// isBusy reports whether a transaction is under way.
+func (c *shim) isBusy() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.busy
 }
 
 // beginContent says that what is read now is content, up to its end.
@@ -230,8 +262,11 @@ func (c *shim) sift() {
 		} else {
 			c.words = c.command(line, len(rest) > len(line))
 		}
-		if c.words != "" {
-			c.in, c.failed = c.in[:c.ready], net.ErrClosed
+		if c.words != "" || c.upgrade {
+			c.in = c.in[:c.ready]
+			if c.words != "" {
+				c.failed = net.ErrClosed
+			}
 			return
 		}
 		c.ready += len(line)
@@ -257,7 +292,12 @@ func (c *shim) command(line []byte, more bool) (words string) {
 	case verb == "DATA" && len(argument) == 0 && more: // ledger SMUG-06
 		return early
 	case (verb == "EHLO" || verb == "HELO") && len(argument) > 0:
-		c.esmtp = verb == "EHLO"
+		c.greeted, c.esmtp = true, verb == "EHLO"
+	case c.offersTLS() && bytes.EqualFold(bytes.TrimSpace(text), []byte("STARTTLS")):
+		if more { // RFC 3207, Section 4: it is the last of its group
+			return early
+		}
+		c.upgrade = true
 	}
 	return ""
 }
@@ -281,6 +321,8 @@ func (c *shim) drop() { c.in, c.ready, c.failed = nil, 0, net.ErrClosed }
 func (c *shim) Write(p []byte) (int, error) {
 	instead, ok := c.o.replies[string(p)]
 	switch {
+	case c.offersTLS() && string(p) == "250-CHUNKING\r\n":
+		c.out = append(c.out, "250-STARTTLS\r\n"...)
 	case ok:
 		c.out = append(c.out, instead...)
 	default:
@@ -314,7 +356,7 @@ func (c *shim) flush() error {
 	if c.lost {
 		return net.ErrClosed
 	}
-	_ = c.Conn.SetWriteDeadline(time.Now().Add(writeLimit)) // a closed connection tells by Write
+	_ = c.raw.SetWriteDeadline(time.Now().Add(writeLimit)) // a closed connection tells by Write
 	_, err := c.Conn.Write(c.out)
 	c.out, c.lost = c.out[:0], err != nil
 	return err

@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"crypto/tls"
 	"errors"
 	"io"
 	"math/rand/v2"
@@ -9,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/emersion/go-smtp"
@@ -160,7 +162,7 @@ func (o *oneConn) Addr() net.Addr { return tcp("127.0.0.1") }
 // Whatever pieces commands come in, go-smtp is given whole lines.
 func TestShimGivesWholeLines(t *testing.T) {
 	client, server := net.Pipe()
-	c := &shim{Conn: server, o: shimOptions{idle: time.Minute, refused: func(*shim, string) {}}}
+	c := &shim{Conn: server, raw: server, o: shimOptions{idle: time.Minute, refused: func(*shim, string) {}}}
 	go func() {
 		for _, piece := range []string{"NO", "OP\r", "\nMAIL FROM:<a@b.example>\r\nRC", "PT\r\n"} {
 			if _, err := io.WriteString(client, piece); err != nil {
@@ -185,14 +187,43 @@ func TestShimGivesWholeLines(t *testing.T) {
 // A client that takes no replies is left: replies that were lost would have it
 // count wrongly (RFC 2920, Section 3.1).
 func TestShimLeavesAClientThatLostReplies(t *testing.T) {
-	client, server := net.Pipe()
-	client.Close() // every write fails
-	c := &shim{Conn: server, o: shimOptions{refused: func(*shim, string) {}}, begun: true}
+	c := &shim{Conn: deaf{}, raw: deaf{}, o: shimOptions{idle: time.Minute, refused: func(*shim, string) {}}, begun: true}
+	if _, err := c.Read(make([]byte, 10)); err != nil {
+		t.Fatal(err)
+	}
 	for range writeBuffer/16 + 1 {
 		_, _ = io.WriteString(c, "250 2.0.0 fine\r\n") // go-smtp does not look either
 	}
 	c.out = nil
-	if _, err := c.Read(make([]byte, 10)); err == nil || !errors.Is(err, c.failed) {
-		t.Errorf("it is read on: %v, failed %v", err, c.failed)
+	if _, err := c.Read(make([]byte, 10)); !errors.Is(err, errDeaf) {
+		t.Errorf("it is read on: %v", err)
 	}
+}
+
+var errDeaf = errors.New("nobody listens")
+
+// deaf speaks and does not listen.
+type deaf struct{ net.Conn }
+
+func (deaf) Read(p []byte) (int, error)       { return copy(p, "NOOP\r\n"), nil }
+func (deaf) Write([]byte) (int, error)        { return 0, errDeaf }
+func (deaf) SetReadDeadline(time.Time) error  { return nil }
+func (deaf) SetWriteDeadline(time.Time) error { return nil }
+
+// A handshake that would begin when the relay ends does not begin.
+func TestShimBeginsNoHandshakeAtTheEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		client, server := net.Pipe()
+		defer client.Close()
+		told := ""
+		c := &shim{Conn: server, raw: server, o: shimOptions{tls: &tls.Config{}, refused: func(_ *shim, why string) { told = why }}}
+		c.leave(time.Hour)
+		began := time.Now()
+		if err := c.handshake(); !errors.Is(err, net.ErrClosed) || told == "" {
+			t.Errorf("%v, told %q", err, told)
+		}
+		if took := time.Since(began); took != 0 {
+			t.Errorf("after %s", took)
+		}
+	})
 }
