@@ -200,7 +200,7 @@ func TestListenerParameters(t *testing.T) {
 			t.Errorf("%q", to)
 		}
 	})
-	t.Run("SMTP-2.4-01 verbs in small letters, and a local part as it is", func(t *testing.T) {
+	t.Run("verbs in small letters, and a local part as it is", func(t *testing.T) {
 		d := newDesk(t, nil)
 		c := d.call()
 		c.say("ehlo client.example\r\nmail from:<User@Client.example>\r\nrcpt to:<B@example.net>\r\ndata\r\n", "250", "250", "250", "354")
