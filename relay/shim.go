@@ -364,15 +364,15 @@ func (c *shim) flush() error {
 
 // Close writes what waits, and closes.
 func (c *shim) Close() error {
-	err := errors.Join(c.flush(), c.Conn.Close())
+	err := c.flush()
 	c.mu.Lock()
 	onClose := c.onClose
 	c.onClose = nil
 	c.mu.Unlock()
-	if onClose != nil {
+	if onClose != nil { // first, so that a client that sees the end may come again at once
 		onClose()
 	}
-	return err
+	return errors.Join(err, c.Conn.Close())
 }
 
 // SetReadDeadline does nothing: go-smtp means it for the whole content.
