@@ -123,11 +123,12 @@ func TestEngineStoreFaults(t *testing.T) {
 		f.set(func() { f.notDone = true })
 		w.send(letter{from: "a@sender.example", to: "b@good.example"})
 		let(time.Second)
+		before := f.claims // the line may have looked for more while the first outcome was being written
 		w.send(letter{from: "a@sender.example", to: "b@good.example"})
 		w.send(letter{from: "a@sender.example", to: "b@other.example"})
 		let(time.Minute)
-		if n, m := len(w.tried("good.example")), len(w.tried("other.example")); n != 1 || m != 0 || f.claims != 1 {
-			t.Errorf("%d and %d tried, %d claims", n, m, f.claims)
+		if n, m := len(w.tried("good.example")), len(w.tried("other.example")); n != 1 || m != 0 || f.claims != before {
+			t.Errorf("%d and %d tried, %d claims, then %d", n, m, before, f.claims)
 		}
 		if s := w.engine.Snapshot(); s.Unwritten != 1 {
 			t.Errorf("%d unwritten", s.Unwritten)

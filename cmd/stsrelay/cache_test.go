@@ -76,7 +76,7 @@ func TestSTS_10_3_01_AHostilePolicyIsGotRidOf(t *testing.T) {
 	// The operator need not wait for an attempt.
 	b.world.Policy("refreshed.test").Change(good("refreshed.test"))
 	command("refreshed.test  mode enforce  id good", "cache", "refresh", "refreshed.test")
-	command("1 message due now", "queue", "retry", "--to", "@refreshed.test")
+	command("due now", "queue", "retry", "--to", "@refreshed.test")
 	arrives("refreshed.test")
 
 	// Without a record the cached policy goes on to rule, until it is dropped:
