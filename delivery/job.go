@@ -34,6 +34,8 @@ type Job struct {
 	Body8  bool                          // content has octets above 0x7F (ledger 8BIT-3-05)
 	UTF8   bool                          // accepted with SMTPUTF8
 	Quiet  bool                          // causes no TLS-RPT session: a report (ledger X-09)
+	EnvID  string                        // ENVID as given, xtext; "" if absent (RFC 3461, Section 4.4)
+	Ret    string                        // RET: "FULL", "HDRS" or ""
 	Open   func() (io.ReadCloser, error) // exact content; called again for the next MX
 
 	Tag any // the Source's own
@@ -41,7 +43,9 @@ type Job struct {
 
 // A Recipient is one forward-path of a Job.
 type Recipient struct {
-	Address addr.Address
+	Address  addr.Address
+	Notify   string // NOTIFY as given: "NEVER" or a list; "" if absent (RFC 3461, Section 4.1)
+	Original string // ORCPT as given, "type;xtext" (Section 4.2)
 }
 
 // An Attempt is what became of one Job: one Outcome per recipient, in the
@@ -60,6 +64,7 @@ type Outcome struct {
 	TLS    string         // "Verified TLSv1.3", "Trusted ...", "Untrusted ...", "" in the clear
 	Policy string         // "sts:enforce id=20261101", "sts:testing id=...", "none", ...
 	Reused bool           // a kept connection
+	DSN    bool           // the MX offers DSN and was told NOTIFY: telling the sender is its business now (RFC 3461, Section 5.2.1)
 	Delay  Delays
 	MayDup bool // the connection was lost after the final dot (ledger SMTP-4.5.3.2-05)
 }
