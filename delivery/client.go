@@ -29,6 +29,9 @@ type Options struct {
 	Bind     []netip.Addr     // source addresses; empty: the kernel's choice
 	Own      []netip.AddrPort // our listeners, for loop detection (ledger SMTP-5.1-13)
 
+	Validating func() bool // whether DNS answers are validated now; nil: always. Without it there is no DANE
+	Seen       TLSAMemory  // nil: nothing is remembered
+
 	Rules                 Rules
 	DiscoveryFailureGrace time.Duration
 	MaxConnections        int // in all; 0 means 200

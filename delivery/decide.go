@@ -12,6 +12,7 @@ import (
 	"stsrelay/internal/addr"
 	"stsrelay/internal/resolver"
 	"stsrelay/stscache"
+	"stsrelay/tlsrpt"
 )
 
 // A Requirement is a set of things a connection must achieve before mail is
@@ -83,8 +84,10 @@ type Facts struct {
 	InGrace  bool            // discovery failed so recently that mail should wait (ledger STS-3.1-16)
 	TLSA     TLSAState
 	TLSABase addr.Host       // TLSA base domain, with TLSAUsable and TLSAUnusable
+	Names    []addr.Host     // reference identifiers for DANE-TA records, TLSABase first (RFC 7672, Section 3.2.2)
 	Records  []resolver.TLSA // the secure TLSA RRset, sorted, usable or not
 	Bogus    bool            // TLSAFailed because DNSSEC validation failed
+	TLSAErr  error           // why, with TLSAFailed; may be nil
 	Demand   Demand          // what the message asks
 	Floor    Requirement     // the operator's minimum for this destination; no message lifts it
 	Override Override
@@ -255,10 +258,18 @@ func (d *Decision) dane() {
 	case f.TLSA == TLSAUnusable:
 		d.need(DANEUnusable, TLS)
 	case f.Bogus:
-		d.skip(DNSBogus, "DNSSEC validation of the TLSA records of "+f.MX.String()+" failed")
+		d.skip(DNSBogus, "DNSSEC validation of the TLSA records of "+f.MX.String()+" failed"+f.tlsaCause())
 	default:
-		d.skip(TLSALookupFailed, "the TLSA records of "+f.MX.String()+" could not be looked up")
+		d.skip(TLSALookupFailed, "the TLSA records of "+f.MX.String()+" could not be looked up"+f.tlsaCause())
 	}
+}
+
+// tlsaCause is what DNS said of a failed lookup, for people.
+func (f Facts) tlsaCause() string {
+	if f.TLSAErr == nil {
+		return ""
+	}
+	return ": " + tlsrpt.Clean(f.TLSAErr.Error())
 }
 
 // requireTLS hears the sender (RFC 8689, Section 4.2.1): the name of the host

@@ -46,6 +46,12 @@ type course struct {
 	sites map[siteKey]*site
 }
 
+// old reports whether the Plan is to be made anew: TLSA records are not kept
+// beyond their TTL (ledger TLSA-8.2-01).
+func (c *course) old() bool {
+	return time.Since(c.made) > planLife || !c.expires.IsZero() && time.Now().After(c.expires)
+}
+
 type siteKey struct {
 	host   int
 	demand Demand
@@ -97,7 +103,7 @@ func (l *lane) steer(ctx context.Context, t *task) *Error {
 	if t.course != nil {
 		return nil
 	}
-	if c := l.course; c == nil || time.Since(c.made) > planLife || t.Final && !c.final {
+	if c := l.course; c == nil || c.old() || t.Final && !c.final {
 		if err := l.replan(ctx, t); err != nil {
 			return err
 		}
@@ -266,7 +272,7 @@ func (l *lane) allows(c *conn, s *site, n *task) bool {
 // it carries no others.
 func (l *lane) mayDraw(ctx context.Context, c *conn, s *site, x *transaction, t *task) bool {
 	return ctx.Err() == nil && l.unusable == nil && len(l.queue) == 0 && !c.detour &&
-		c.messages < c.limit() && time.Since(t.course.made) <= planLife &&
+		c.messages < c.limit() && !t.course.old() &&
 		(x == nil || x.willBeDone()) && (x != nil && x.task == t || t.done())
 }
 

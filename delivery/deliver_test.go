@@ -67,6 +67,14 @@ func (w *world) Addresses(_ context.Context, h addr.Host) (resolver.Addresses, e
 	return resolver.Addresses{Answer: resolver.Answer[netip.Addr]{Records: ips, Canonical: h.String()}}, nil
 }
 
+func (w *world) TLSA(context.Context, uint16, addr.Host) (resolver.Answer[resolver.TLSA], error) {
+	return resolver.Answer[resolver.TLSA]{}, resolver.ErrNXDomain
+}
+
+func (w *world) CNAME(context.Context, string) (resolver.Answer[string], error) {
+	return resolver.Answer[string]{}, resolver.ErrNXDomain
+}
+
 func (w *world) Lookup(_ context.Context, d addr.Domain) stscache.Status {
 	if s, ok := w.statuses[d.String()]; ok {
 		return s
@@ -208,7 +216,7 @@ const content = "Subject: test\r\n\r\n.hello\r\n"
 func job(id, text string, to ...string) Job {
 	j := Job{ID: id, From: addr.MustAddress("sender@sender.example"), Size: int64(len(text))}
 	for _, r := range to {
-		j.To = append(j.To, Recipient{addr.MustAddress(r)})
+		j.To = append(j.To, Recipient{Address: addr.MustAddress(r)})
 	}
 	j.Open = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader([]byte(text))), nil }
 	j.Body8 = strings.ContainsFunc(text, func(r rune) bool { return r > 0x7f })

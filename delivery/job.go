@@ -85,6 +85,17 @@ type Destination struct {
 type Resolver interface {
 	MX(ctx context.Context, domain addr.Domain) (resolver.Answer[resolver.MX], error)
 	Addresses(ctx context.Context, host addr.Host) (resolver.Addresses, error)
+	TLSA(ctx context.Context, port uint16, base addr.Host) (resolver.Answer[resolver.TLSA], error)
+	CNAME(ctx context.Context, name string) (resolver.Answer[string], error)
+}
+
+// A TLSAMemory remembers hosts that have secure TLSA records, for the time when
+// the resolver does not validate any more: mail to them then waits (ledger
+// DANE-2.1.1-01). It is asked for every plan and must be quick.
+type TLSAMemory interface {
+	SawTLSA(host addr.Host, now time.Time)
+	HadTLSA(host addr.Host, now time.Time) bool // within the last 30 days
+	ForgetTLSA(host addr.Host)                  // a validated answer says that it has none
 }
 
 // Policies says which MTA-STS policy binds mail to a domain. *stscache.Cache

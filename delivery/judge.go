@@ -20,8 +20,9 @@ type Evidence struct {
 	TLSErr     error                // STARTTLS reply or handshake; nil with State set
 	PKIXErr    error                // always computed when TLS is up, whether or not it is needed
 	PKIXFor    addr.Host            // the name that PKIXErr speaks of; zero: nothing was verified
-	DANEErr    error                // computed when the Decision has TLSA records
+	DANEErr    error                // computed when the Decision has usable TLSA records
 	DANEFor    []resolver.TLSA      // the records that DANEErr speaks of; empty: nothing was verified
+	DANEName   addr.Host            // for which the host was authenticated; zero: by its very certificate, whatever its names
 	State      *tls.ConnectionState // nil: no TLS
 }
 
@@ -96,12 +97,18 @@ func (d Decision) pkixErr(e Evidence) error {
 }
 
 // daneErr is what is wrong with the certificate by the TLSA records (RFC 7672,
-// Section 3).
+// Section 3). A name that is good for one domain may not be for another that
+// shares the host.
 func (d Decision) daneErr(e Evidence) error {
-	if e.DANEErr == nil && (len(e.DANEFor) == 0 || !slices.EqualFunc(e.DANEFor, d.Facts.Records, sameTLSA)) {
+	switch {
+	case e.DANEErr != nil:
+		return e.DANEErr
+	case len(e.DANEFor) == 0, !slices.EqualFunc(e.DANEFor, d.Facts.Records, sameTLSA):
+		return errUnverified
+	case !e.DANEName.IsZero() && !slices.Contains(d.Facts.Names, e.DANEName):
 		return errUnverified
 	}
-	return e.DANEErr
+	return nil
 }
 
 func sameTLSA(a, b resolver.TLSA) bool {

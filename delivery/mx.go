@@ -174,9 +174,14 @@ func (c *Client) allowed(addrs []netip.Addr) (out []netip.Addr, forbidden error)
 // bogus answer: the zone may be repaired (ledger SMTP-5.1-03).
 func lookupError(host addr.Host, what string, err error) *Error {
 	reason := DNSFailed
-	var bogus *resolver.Bogus
-	if errors.As(err, &bogus) {
+	if isBogus(err) {
 		reason = DNSBogus
 	}
 	return NewError(StagePlan, reason, host, "looking up "+what+": "+tlsrpt.Clean(err.Error())).because(err)
+}
+
+// isBogus reports whether DNSSEC validation failed.
+func isBogus(err error) bool {
+	var bogus *resolver.Bogus
+	return errors.As(err, &bogus)
 }

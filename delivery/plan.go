@@ -34,7 +34,9 @@ type Plan struct {
 	Odd         []string             // MX names that no host can have, cleaned; they are left out (ledger SMTP-5.1-17)
 	FetchResult *tlsrpt.PolicyResult // a failed policy fetch to be counted once per attempt, nil if there was none (ledger RPT-4.3-15)
 
-	query Query
+	query     Query
+	canonical addr.Host // where the CNAMEs of the domain end, whose MX records these are
+	expires   time.Time // when TLSA records must be looked up again; zero: there are none
 }
 
 // A PlannedHost is one MX host of a Plan.
@@ -67,11 +69,12 @@ func (c *Client) Plan(ctx context.Context, q Query) (Plan, error) {
 	if fail != nil && fail.Permanent {
 		stop() // no policy matters where no mail can go
 	}
+	tlsa := c.tlsaOf(ctx, &p, hosts)
 	policy.Wait()
 	if inquiry.Err() == nil { // a fetch that we broke off is not the domain's fault
 		p.FetchResult = policyFetchResult(p.Domain, p.Status)
 	}
-	p.Hosts = c.facts(p, hosts)
+	p.Hosts = c.facts(p, hosts, tlsa)
 	if fail == nil {
 		fail = unreachable(p)
 	}
@@ -98,7 +101,8 @@ func (c *Client) policy(ctx context.Context, domain addr.Domain, final bool) sts
 type candidate struct {
 	target
 	secure  bool // its MX record was
-	addrs   []netip.Addr
+	answer  resolver.Addresses
+	addrs   []netip.Addr // of answer, those to try
 	addrErr *Error
 }
 
@@ -135,6 +139,7 @@ func (c *Client) mailHosts(ctx context.Context, p *Plan) ([]candidate, *Error) {
 	if fail != nil {
 		return nil, fail
 	}
+	p.canonical, _ = addr.ParseHost(answer.Canonical)
 	all := c.addresses(ctx, list)
 	kept := cutOwn(all, c.own)
 	if len(kept) == 0 {
@@ -164,18 +169,43 @@ func (c *Client) addresses(ctx context.Context, list []target) []found {
 
 func (c *Client) candidate(h found, secure, guarded bool) candidate {
 	addrs, fail := c.usable(h, guarded)
-	return candidate{target: h.target, secure: secure, addrs: addrs, addrErr: fail}
+	return candidate{target: h.target, secure: secure && c.validating(), answer: h.addrs, addrs: addrs, addrErr: fail}
+}
+
+// tlsaOf looks up the TLSA records of every host that has an address to try, all
+// at once.
+func (c *Client) tlsaOf(ctx context.Context, p *Plan, list []candidate) []tlsaFacts {
+	out := make([]tlsaFacts, len(list))
+	var lookups sync.WaitGroup
+	for i, h := range list {
+		if h.addrErr == nil {
+			lookups.Go(func() { out[i] = c.tlsa(ctx, h.host, p.NextHop.Port(), h.answer) })
+		}
+	}
+	lookups.Wait()
+	for _, f := range out {
+		if !f.expires.IsZero() && (p.expires.IsZero() || f.expires.Before(p.expires)) {
+			p.expires = f.expires
+		}
+	}
+	return out
 }
 
 // facts puts together what is known of each host.
-func (c *Client) facts(p Plan, list []candidate) []PlannedHost {
+func (c *Client) facts(p Plan, list []candidate, tlsa []tlsaFacts) []PlannedHost {
 	grace := inGrace(p.Status, c.options.DiscoveryFailureGrace, time.Now())
 	out := make([]PlannedHost, len(list))
 	for i, h := range list {
-		out[i] = PlannedHost{Preference: h.preference, Addrs: h.addrs, AddrErr: h.addrErr, Facts: Facts{
+		t := tlsa[i]
+		f := Facts{
 			Domain: p.Domain, MX: h.host, Direct: h.direct, MXSecure: h.secure, STS: p.Status, InGrace: grace,
+			TLSA: t.state, TLSABase: t.base, Records: t.records, TLSAErr: t.err, Bogus: isBogus(t.err),
 			Floor: p.query.Floor, Override: p.query.Override, Rules: c.options.Rules,
-		}}
+		}
+		if !t.base.IsZero() {
+			f.Names = references(t.base, h, p)
+		}
+		out[i] = PlannedHost{Preference: h.preference, Addrs: h.addrs, AddrErr: h.addrErr, Facts: f}
 	}
 	return out
 }

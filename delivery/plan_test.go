@@ -27,6 +27,9 @@ type planWorld struct {
 	ips    map[string][]netip.Addr
 	ipErr  map[string]error
 	policy map[string]stscache.Status
+	zone   map[string]zoneAnswer // what is not in mx and ips, by "TLSA mx.example" or "CNAME mx.example"
+	signed map[string]bool       // hosts whose addresses are secure
+	alias  map[string][]string   // of hosts: the names that their CNAMEs lead to
 	enter  func(question string) // called before each answer
 
 	mu    sync.Mutex
@@ -49,7 +52,33 @@ func (w *planWorld) MX(_ context.Context, d addr.Domain) (resolver.Answer[resolv
 
 func (w *planWorld) Addresses(_ context.Context, h addr.Host) (resolver.Addresses, error) {
 	w.note("A " + h.String())
-	return resolver.Addresses{Answer: resolver.Answer[netip.Addr]{Records: w.ips[h.String()]}}, w.ipErr[h.String()]
+	a := resolver.Addresses{Answer: resolver.Answer[netip.Addr]{Records: w.ips[h.String()], Secure: w.signed[h.String()], Canonical: h.String()}}
+	for _, to := range w.alias[h.String()] {
+		a.Links = append(a.Links, resolver.Link{From: a.Canonical, To: to, Secure: a.Secure})
+		a.Canonical = to
+	}
+	return a, w.ipErr[h.String()]
+}
+
+// A zoneAnswer is one more RRset.
+type zoneAnswer struct {
+	tlsa    []resolver.TLSA
+	secure  bool
+	expires time.Time
+	err     error
+}
+
+func (w *planWorld) TLSA(_ context.Context, port uint16, base addr.Host) (resolver.Answer[resolver.TLSA], error) {
+	name := fmt.Sprintf("_%d._tcp.%s", port, base)
+	w.note("TLSA " + name)
+	a := w.zone["TLSA "+name]
+	return resolver.Answer[resolver.TLSA]{Records: a.tlsa, Secure: a.secure, Expires: a.expires}, a.err
+}
+
+func (w *planWorld) CNAME(_ context.Context, name string) (resolver.Answer[string], error) {
+	w.note("CNAME " + name)
+	a := w.zone["CNAME "+name]
+	return resolver.Answer[string]{Secure: a.secure}, a.err
 }
 
 func (w *planWorld) Lookup(ctx context.Context, d addr.Domain) stscache.Status {

@@ -23,8 +23,8 @@ var cipherSuites = []uint16{
 }
 
 // tlsConfig returns the configuration of one handshake under d. It accepts any
-// certificate and leaves in e what the certificate is worth, PKIXErr and
-// PKIXFor: to report honestly, handshakes must be finished that will be
+// certificate and leaves in e what the certificate is worth, by the authorities
+// and by the TLSA records if some are usable: to report honestly, handshakes must be finished that will be
 // refused, and Judge alone refuses (house rule; RFC 8460, Section 4.3). The
 // caller sets e.State once the handshake is done. A nil roots means the
 // system's.
@@ -45,6 +45,10 @@ func tlsConfig(d Decision, roots *x509.CertPool, e *Evidence) *tls.Config {
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			e.PKIXFor = d.Facts.MX
 			e.PKIXErr = verifyPKIX(cs, roots, d.Facts.MX, time.Now())
+			if f := d.Facts; f.TLSA == TLSAUsable {
+				e.DANEFor = f.Records
+				e.DANEName, e.DANEErr = verifyDANE(cs, f.Records, f.Names, time.Now())
+			}
 			return nil
 		},
 	}

@@ -313,7 +313,7 @@ func TestUnfit(t *testing.T) {
 		m := plainMX("mx.a.example", "8BITMIME")
 		w := one(t, m)
 		j := job("1", content, "u@a.example", "v@a.example")
-		j.To = append(j.To, Recipient{addr.MustAddress("ü@a.example")})
+		j.To = append(j.To, Recipient{Address: addr.MustAddress("ü@a.example")})
 		out, _ := w.deliver(w.client(), "a.example", j)
 		if got := verdicts(out["1"]); !slices.Equal(got, []string{"ok", "ok", "5.6.7 smtputf8-unsupported"}) {
 			t.Errorf("%q", got)
