@@ -38,7 +38,7 @@ func (c *course) site(i int, d Demand) *site {
 	s := c.sites[k]
 	if s == nil {
 		h := c.Hosts[i]
-		s = &site{index: i, decision: h.Decide(d), policy: c.PolicyText(), addrErr: h.AddrErr}
+		s = &site{index: i, decision: h.Decide(d), policy: c.policyFor(h.Facts), addrErr: h.AddrErr}
 		if _, ok := c.NextHop.Domain(); !ok {
 			s.route = c.NextHop
 		}

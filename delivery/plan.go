@@ -255,3 +255,31 @@ func (p Plan) PolicyText() string {
 	}
 	return "none"
 }
+
+// policyFor is PolicyText and what DANE says of one host: "dane", "dane:unusable"
+// or "dane:unknown", and "mx=insecure" where the MX records are not signed: what
+// is verified then is the host, and not that the domain wants it (RFC 7672,
+// Section 2.2.1; ledger DANE-2.2.1-06).
+func (p Plan) policyFor(f Facts) string {
+	var dane string
+	switch f.TLSA {
+	case TLSAAbsent:
+		return p.PolicyText()
+	case TLSAUsable:
+		dane = "dane"
+	case TLSAUnusable:
+		dane = "dane:unusable"
+	default:
+		dane = "dane:unknown"
+	}
+	if f.Override.DANE {
+		dane += " overridden"
+	}
+	if !f.MXSecure && !f.Direct {
+		dane += " mx=insecure"
+	}
+	if s := p.PolicyText(); s != "none" {
+		return s + " " + dane
+	}
+	return dane
+}

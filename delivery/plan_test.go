@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,16 +22,17 @@ import (
 // A planWorld is the DNS and the policies that a Plan sees, from tables, and
 // notes what it was asked.
 type planWorld struct {
-	mx     map[string][]resolver.MX
-	mxErr  map[string]error
-	secure bool
-	ips    map[string][]netip.Addr
-	ipErr  map[string]error
-	policy map[string]stscache.Status
-	zone   map[string]zoneAnswer // what is not in mx and ips, by "TLSA mx.example" or "CNAME mx.example"
-	signed map[string]bool       // hosts whose addresses are secure
-	alias  map[string][]string   // of hosts: the names that their CNAMEs lead to
-	enter  func(question string) // called before each answer
+	mx        map[string][]resolver.MX
+	mxErr     map[string]error
+	secure    bool
+	canonical string // where the CNAMEs of every domain end; "": there are none
+	ips       map[string][]netip.Addr
+	ipErr     map[string]error
+	policy    map[string]stscache.Status
+	zone      map[string]zoneAnswer // what is not in mx and ips, by "TLSA mx.example" or "CNAME mx.example"
+	signed    map[string]bool       // hosts whose addresses are secure
+	alias     map[string][]string   // of hosts: the names that their CNAMEs lead to
+	enter     func(question string) // called before each answer
 
 	mu    sync.Mutex
 	asked []string
@@ -45,9 +47,21 @@ func (w *planWorld) note(question string) {
 	w.asked = append(w.asked, question)
 }
 
+// questions are those that begin with one of the prefixes, in order.
+func (w *planWorld) questions(prefixes ...string) (list []string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, q := range w.asked {
+		if slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(q, p) }) {
+			list = append(list, q)
+		}
+	}
+	return list
+}
+
 func (w *planWorld) MX(_ context.Context, d addr.Domain) (resolver.Answer[resolver.MX], error) {
 	w.note("MX " + d.String())
-	return resolver.Answer[resolver.MX]{Records: w.mx[d.String()], Secure: w.secure}, w.mxErr[d.String()]
+	return resolver.Answer[resolver.MX]{Records: w.mx[d.String()], Secure: w.secure, Canonical: cmp.Or(w.canonical, d.String())}, w.mxErr[d.String()]
 }
 
 func (w *planWorld) Addresses(_ context.Context, h addr.Host) (resolver.Addresses, error) {

@@ -62,20 +62,22 @@ func (s *site) over4() *site {
 }
 
 // tls says how far the connection is to be trusted, in Postfix's words:
-// Verified when the certificate is valid for a name that a policy vouches for,
-// or matches DANE; Trusted when only the certificate is valid, since the name
-// came from plain DNS (RFC 9325, Section 7.1); Untrusted otherwise.
+// Verified when the certificate is valid, or matches the TLSA records, for a name
+// that a policy or DNSSEC vouches for; Trusted when the name came from plain DNS
+// (RFC 9325, Section 7.1; RFC 7672, Section 2.2.1); Untrusted otherwise.
 func (s *site) tls(c *conn) string {
 	e := &c.evidence
 	if e.State == nil {
 		return ""
 	}
 	word := "Untrusted "
-	switch want := s.decision.Want; {
-	case want&DANE != 0 && e.DANEErr == nil,
-		want&PKIX != 0 && e.PKIXErr == nil && (s.decision.Pattern != "" || s.decision.Facts.MXSecure):
+	d := s.decision
+	dane := d.Want&DANE != 0 && d.daneErr(*e) == nil
+	switch f := d.Facts; {
+	case dane && (f.MXSecure || f.Direct || d.Pattern != ""),
+		d.Want&PKIX != 0 && e.PKIXErr == nil && (d.Pattern != "" || f.MXSecure):
 		word = "Verified "
-	case e.PKIXErr == nil:
+	case dane, e.PKIXErr == nil:
 		word = "Trusted "
 	}
 	switch e.State.Version {
