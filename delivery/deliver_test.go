@@ -28,6 +28,9 @@ type world struct {
 	mx       map[string][]resolver.MX // by domain
 	ips      map[string][]netip.Addr  // by host
 	statuses map[string]stscache.Status
+	signed   map[string]bool            // domains and hosts whose MX records and addresses are secure
+	tlsa     map[string][]resolver.TLSA // secure, by host
+	tlsaErr  map[string]error
 	options  Options
 }
 
@@ -43,6 +46,7 @@ func newBareWorld(t testing.TB) *world {
 	w := &world{
 		t: t, dialer: &fakeDialer{to: map[string]*fakeMX{}, dials: map[string]int{}},
 		mx: map[string][]resolver.MX{}, ips: map[string][]netip.Addr{}, statuses: map[string]stscache.Status{},
+		signed: map[string]bool{}, tlsa: map[string][]resolver.TLSA{}, tlsaErr: map[string]error{},
 	}
 	w.options = Options{
 		Hostname: "relay.example", Resolver: w, Policies: w, Dialer: w.dialer,
@@ -56,7 +60,7 @@ func (w *world) MX(_ context.Context, d addr.Domain) (resolver.Answer[resolver.M
 	if !ok {
 		return resolver.Answer[resolver.MX]{}, resolver.ErrNXDomain
 	}
-	return resolver.Answer[resolver.MX]{Records: r, Canonical: d.String()}, nil
+	return resolver.Answer[resolver.MX]{Records: r, Canonical: d.String(), Secure: w.signed[d.String()]}, nil
 }
 
 func (w *world) Addresses(_ context.Context, h addr.Host) (resolver.Addresses, error) {
@@ -64,11 +68,12 @@ func (w *world) Addresses(_ context.Context, h addr.Host) (resolver.Addresses, e
 	if !ok {
 		return resolver.Addresses{}, resolver.ErrNXDomain
 	}
-	return resolver.Addresses{Answer: resolver.Answer[netip.Addr]{Records: ips, Canonical: h.String()}}, nil
+	return resolver.Addresses{Answer: resolver.Answer[netip.Addr]{Records: ips, Canonical: h.String(), Secure: w.signed[h.String()]}}, nil
 }
 
-func (w *world) TLSA(context.Context, uint16, addr.Host) (resolver.Answer[resolver.TLSA], error) {
-	return resolver.Answer[resolver.TLSA]{}, resolver.ErrNXDomain
+func (w *world) TLSA(_ context.Context, _ uint16, base addr.Host) (resolver.Answer[resolver.TLSA], error) {
+	name := base.String()
+	return resolver.Answer[resolver.TLSA]{Records: w.tlsa[name], Secure: true, Expires: time.Now().Add(time.Hour)}, w.tlsaErr[name]
 }
 
 func (w *world) CNAME(context.Context, string) (resolver.Answer[string], error) {
