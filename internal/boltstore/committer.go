@@ -29,9 +29,9 @@ type batch struct {
 	tx  *bolt.Tx
 	now int64 // wall time of every write in it
 
-	meta, entry, due, fresh, message, body, spool, policy, tally *bolt.Bucket
-	report, reportCount, reportDue, reportMail                   *bolt.Bucket
-	mailed                                                       bool // there is something in reportMail
+	meta, entry, due, fresh, message, body, spool, policy, tally, tlsa *bolt.Bucket
+	report, reportCount, reportDue, reportMail                         *bolt.Bucket
+	mailed                                                             bool // there is something in reportMail
 
 	counts counters
 	writes int
@@ -44,7 +44,7 @@ func (s *Store) newBatch(tx *bolt.Tx) *batch {
 	b := &batch{
 		s: s, tx: tx, now: s.clock.now(), counts: *s.counts.Load(),
 		meta: tx.Bucket(bMeta), entry: tx.Bucket(bEntry), due: tx.Bucket(bDue), fresh: tx.Bucket(bFresh), message: tx.Bucket(bMessage),
-		body: tx.Bucket(bBody), spool: tx.Bucket(bSpool), policy: tx.Bucket(bPolicy), tally: tx.Bucket(bTally),
+		body: tx.Bucket(bBody), spool: tx.Bucket(bSpool), policy: tx.Bucket(bPolicy), tally: tx.Bucket(bTally), tlsa: tx.Bucket(bTLSA),
 		report: tx.Bucket(bReport), reportCount: tx.Bucket(bReportCount), reportDue: tx.Bucket(bReportDue), reportMail: tx.Bucket(bReportMail),
 	}
 	for _, ascending := range []*bolt.Bucket{b.entry, b.fresh, b.message, b.body} {

@@ -28,6 +28,7 @@ import (
 //	reportcount  report key NUL policy key [detail key] -> what it tells, as in tally
 //	reportdue    due, report key                   -> planned delay; reports that wait to be tried
 //	reportmail   message ID                        -> report key NUL destination; its mail in the queue
+//	tlsa     host                                  -> version octet, when it last had secure TLSA records
 var (
 	bMeta    = []byte("meta")
 	bEntry   = []byte("entry")
@@ -38,14 +39,15 @@ var (
 	bSpool   = []byte("spool")
 	bPolicy  = []byte("policy")
 	bTally   = []byte("tally")
+	bTLSA    = []byte("tlsa")
 
 	bReport      = []byte("report")
 	bReportCount = []byte("reportcount")
 	bReportDue   = []byte("reportdue")
 	bReportMail  = []byte("reportmail")
 
-	buckets = [][]byte{bMeta, bEntry, bDue, bFresh, bMessage, bBody, bSpool, bPolicy, bTally, bReport, bReportCount, bReportDue, bReportMail}
-	added   = [][]byte{bReport, bReportCount, bReportDue, bReportMail} // a file of an earlier version may lack them
+	buckets = [][]byte{bMeta, bEntry, bDue, bFresh, bMessage, bBody, bSpool, bPolicy, bTally, bReport, bReportCount, bReportDue, bReportMail, bTLSA}
+	added   = [][]byte{bReport, bReportCount, bReportDue, bReportMail, bTLSA} // a file of an earlier version may lack them
 )
 
 // The keys of meta.

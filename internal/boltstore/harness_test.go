@@ -107,6 +107,7 @@ func harness(t *testing.T, o Options) *storetest.Harness {
 	return h
 }
 
-func TestQueue(t *testing.T)    { storetest.TestQueue(t, openHarness) }
-func TestPolicies(t *testing.T) { storetest.TestPolicies(t, openHarness) }
-func TestTallies(t *testing.T)  { storetest.TestTallies(t, openHarness) }
+func TestQueue(t *testing.T)     { storetest.TestQueue(t, openHarness) }
+func TestPolicies(t *testing.T)  { storetest.TestPolicies(t, openHarness) }
+func TestTallies(t *testing.T)   { storetest.TestTallies(t, openHarness) }
+func TestTLSAHosts(t *testing.T) { storetest.TestTLSAHosts(t, openHarness) }

@@ -1,7 +1,7 @@
-// Package boltstore keeps the queue, the MTA-STS policies and the TLS-RPT
-// tallies and reports in one bbolt file, with a directory of files beside it for bodies
-// that are too large for it. It implements relay.Store, stscache.Store and
-// tlsrpt.Store.
+// Package boltstore keeps the queue, the MTA-STS policies, the TLS-RPT tallies
+// and reports, and the hosts that had TLSA records in one bbolt file, with a
+// directory of files beside it for bodies that are too large for it. It
+// implements relay.Store, stscache.Store and tlsrpt.Store.
 //
 // It guarantees that what a method has returned nil for survives the crash of
 // the process and of the machine (RFC 5321, Sections 4.1.1.4 and 6.1; ledger

@@ -202,20 +202,29 @@ func (a *Addresses) merge(b Answer[netip.Addr], first bool) {
 	}
 }
 
+// ErrNoAnswer is wrapped by the error of a SelfTest that learned nothing: no
+// server gave an answer. A resolver that is away is not one that does not
+// validate.
+var ErrNoAnswer = errors.New("no DNS server answered")
+
 // SelfTest asks every server for the NS records of the root, which are signed.
 // It returns nil when at least one answered and all that answered said AD and
 // are trusted to say it; else the error says which does not validate, and DANE
-// must be off (ledger DANE-2.1.1-01).
+// must be off (ledger DANE-2.1.1-01), or is ErrNoAnswer. A SERVFAIL is no
+// answer: a validating resolver without a way out says it too.
 func (c *Client) SelfTest(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, c.options.Budget)
 	defer cancel()
 	var answered int
-	var silent error
+	var silent serversError
 	for _, s := range c.servers.list(time.Now()) {
 		m, err := c.try(ctx, s, question{name: ".", qtype: dns.TypeNS})
+		if err == nil {
+			err = usable(m)
+		}
 		switch {
 		case err != nil:
-			silent = errors.Join(silent, fmt.Errorf("%s: %w", s.address, err))
+			silent = append(silent, fmt.Errorf("%s: %w", s.address, err))
 		case !s.trusted:
 			return fmt.Errorf("%s is not on this machine: its word on DNSSEC counts only with [dns] trust_ad", s.address)
 		case m.Rcode != dns.RcodeSuccess || !m.AuthenticatedData:
@@ -225,7 +234,7 @@ func (c *Client) SelfTest(ctx context.Context) error {
 		}
 	}
 	if answered == 0 {
-		return fmt.Errorf("no DNS server answered: %w", silent)
+		return fmt.Errorf("%w: %w", ErrNoAnswer, silent)
 	}
 	return nil
 }

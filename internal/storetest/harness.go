@@ -1,6 +1,6 @@
 // Package storetest is the one contract suite of every store engine: each
-// sentence of the comments on relay.Store, stscache.Store and tlsrpt.Store is
-// a test here. An engine passes it by giving an Open function.
+// sentence of the comments on relay.Store, stscache.Store, tlsrpt.Store and
+// TLSAHosts is a test here. An engine passes it by giving an Open function.
 package storetest
 
 import (
@@ -21,6 +21,16 @@ type Store interface {
 	relay.Store
 	stscache.Store
 	tlsrpt.Store
+	TLSAHosts
+}
+
+// TLSAHosts keeps which hosts had secure TLSA records, so that a restart does
+// not make them look as if they never had any (ledger DANE-2.1.1-01). Keeping
+// hosts replaces what is kept of them, all or nothing; the zero time forgets a
+// host.
+type TLSAHosts interface {
+	TLSAHosts(ctx context.Context) (map[addr.Host]time.Time, error)
+	KeepTLSAHosts(ctx context.Context, hosts map[addr.Host]time.Time) error
 }
 
 // A Fault is how every write of a store fails while it is set (house.md,
