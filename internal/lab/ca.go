@@ -29,6 +29,7 @@ const (
 	SelfSigned          CertKind = "self-signed"          // for the name, by itself
 	WrongName           CertKind = "wrong-name"           // for another name
 	UntrustedCA         CertKind = "untrusted-ca"         // for the name, from a root that Roots does not have
+	OwnCA               CertKind = "own-ca"               // as UntrustedCA, but that root is sent along, as DANE-TA(2) wants it
 	CNOnly              CertKind = "cn-only"              // the name is the subject's common name only: no name at all today
 	ClientOnly          CertKind = "client-only"          // for the name, but not for servers (extended key usage)
 )
@@ -152,6 +153,8 @@ func (a *CA) issue(kind CertKind, c Cert) *tls.Certificate {
 		c.Names = []string{"wrong-name.invalid"}
 	case UntrustedCA:
 		by = a.stranger
+	case OwnCA:
+		by, chain = a.stranger, []*issuer{a.stranger}
 	case CNOnly:
 		c.Subject, c.Names = first(c.Subject, c.Names...), nil
 	case ClientOnly:
@@ -176,6 +179,17 @@ func (a *CA) issue(kind CertKind, c Cert) *tls.Certificate {
 		out.Certificate = append(out.Certificate, i.cert.Raw)
 	}
 	return out
+}
+
+// issuerOf is the authority that a certificate is from, the root if none of
+// ours issued it.
+func (a *CA) issuerOf(leaf *x509.Certificate) *x509.Certificate {
+	for _, i := range []*issuer{a.middle, a.stranger} {
+		if leaf.CheckSignatureFrom(i.cert) == nil {
+			return i.cert
+		}
+	}
+	return a.root.cert
 }
 
 // authority makes a CA certificate; without an issuer it signs itself.

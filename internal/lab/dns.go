@@ -141,6 +141,13 @@ func (d *DNS) Remove(name, typ string) {
 // "SERVFAIL". An empty name or type stands for all.
 func (d *DNS) Fail(name, typ, rcode string) { d.Behave(name, typ, Behaviour{Rcode: rcode}) }
 
+// Bogus has questions for name and type answered as a resolver does that finds
+// the signatures wrong: SERVFAIL, and why as an Extended DNS Error (RFC 8914,
+// Section 4.7).
+func (d *DNS) Bogus(name, typ string) {
+	d.Behave(name, typ, Behaviour{Rcode: "SERVFAIL", EDE: dns.ExtendedErrorCodeDNSBogus, EDEText: "signature crypto failed"})
+}
+
 // Behave has questions for name and type treated by the behaviours, one after
 // the other, each for its Times; after the last, the truth is told. Without
 // behaviours it is told at once. An empty name or type stands for all; the

@@ -336,6 +336,23 @@ func TestDNSRecordsChange(t *testing.T) {
 	}
 }
 
+// An answer that is bogus is the resolver's word on signatures, and no failure
+// of servers.
+func TestDNSIsBogus(t *testing.T) {
+	w, _ := start(t)
+	w.DNS.Sign("a.test")
+	w.DNS.Add("a.test. 300 IN A 127.0.0.1\na.test. 300 IN MX 10 a.test.")
+	w.DNS.Bogus("a.test", "MX")
+	m := ask(t, w, "udp", "a.test.", "MX")
+	e, ok := m.IsEdns0().Option[0].(*dns.EDNS0_EDE)
+	if m.Rcode != dns.RcodeServerFailure || m.Answer != nil || !ok || e.InfoCode != dns.ExtendedErrorCodeDNSBogus || e.ExtraText == "" {
+		t.Errorf("it answers %v", m)
+	}
+	if m := ask(t, w, "udp", "a.test.", "A"); len(m.Answer) != 1 || !m.AuthenticatedData {
+		t.Errorf("of other types it answers %v", m)
+	}
+}
+
 func TestDNSSaysWhatATestGotWrong(t *testing.T) {
 	w, _ := start(t)
 	for why, f := range map[string]func(){

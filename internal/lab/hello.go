@@ -35,6 +35,9 @@ func (c *conversation) keywords() []string {
 		list = append(slices.Clone(list), "AUTH PLAIN LOGIN")
 	}
 	if c.tls != nil {
+		if c.conf.RequireTLS {
+			list = append(slices.Clone(list), "REQUIRETLS")
+		}
 		return list
 	}
 	if c.conf.NoStartTLS || c.conf.ImplicitTLS {

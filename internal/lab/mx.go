@@ -39,6 +39,8 @@ type MX struct {
 	NoESMTP       bool     // EHLO is refused with 502, HELO is taken
 	Extensions    []string // EHLO keywords besides STARTTLS; nil: DefaultExtensions
 	TLSExtensions []string // over TLS; nil: as Extensions
+	RequireTLS    bool     // offers REQUIRETLS too, over TLS only (RFC 8689, Section 2)
+	RefuseInClear bool     // MAIL is refused with 530 without TLS (RFC 3207, Section 4)
 
 	Users map[string]string // offers AUTH PLAIN and LOGIN to these, with their passwords
 

@@ -97,6 +97,8 @@ func TestMXRulesForReplies(t *testing.T) {
 			[]string{"HELO a", "MAIL FROM:<>", "RCPT TO:<a@b>", "DATA", "NOOP"}, []string{"250", "250", "250", "451", "250"}},
 		{"the content is refused", lab.MX{Rules: []lab.Rule{{On: lab.EndOfData, Reply: "554 5.7.1 spam"}}},
 			[]string{"HELO a", "MAIL FROM:<>", "RCPT TO:<a@b>", "DATA", "x\r\n.", "NOOP"}, []string{"250", "250", "250", "354", "554", "250"}},
+		{"mail in the clear is refused", lab.MX{RefuseInClear: true},
+			[]string{"EHLO a", "MAIL FROM:<a@b>", "STARTTLS"}, []string{"250", "530", "220"}},
 		{"AUTH PLAIN", lab.MX{Users: map[string]string{"u": "p"}},
 			[]string{"EHLO a", "AUTH PLAIN AHUAeA==", "AUTH PLAIN AHUAcA=="}, []string{"250", "535", "235"}},
 		{"AUTH PLAIN in two steps", lab.MX{Users: map[string]string{"u": "p"}},
@@ -117,7 +119,7 @@ func TestMXRulesForReplies(t *testing.T) {
 
 func TestMXOffersOtherThingsOverTLS(t *testing.T) {
 	w, _ := start(t)
-	w.AddMX(lab.MX{Name: host, TLSExtensions: []string{"REQUIRETLS"}, Rules: []lab.Rule{{On: "NOOP", Phase: lab.Secure, Reply: "450 tls"}, {On: "NOOP", Phase: lab.Plain, Reply: "450 plain"}}})
+	w.AddMX(lab.MX{Name: host, TLSExtensions: []string{"X"}, RequireTLS: true, RefuseInClear: true, Rules: []lab.Rule{{On: "NOOP", Phase: lab.Secure, Reply: "450 tls"}, {On: "NOOP", Phase: lab.Plain, Reply: "450 plain"}}})
 	c := dial(t, w, host)
 	c.read()
 	if got := c.cmd("EHLO a"); strings.Contains(got, "REQUIRETLS") {
@@ -128,10 +130,11 @@ func TestMXOffersOtherThingsOverTLS(t *testing.T) {
 	if err := c.secure(&tls.Config{RootCAs: w.Roots(), ServerName: host}); err != nil {
 		t.Fatal(err)
 	}
-	if got := c.cmd("EHLO a"); got != "250-"+host+"\n250 REQUIRETLS" {
+	if got := c.cmd("EHLO a"); got != "250-"+host+"\n250-X\n250 REQUIRETLS" {
 		t.Errorf("over TLS EHLO offers %q", got)
 	}
 	c.want("450 tls", "NOOP")
+	c.want("250", "MAIL FROM:<a@b> REQUIRETLS")
 	c.want("502", "STARTTLS")
 }
 

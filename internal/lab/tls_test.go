@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"io"
 	"strings"
 	"testing"
@@ -49,6 +50,7 @@ func TestCAIssuesWhatItSays(t *testing.T) {
 		lab.MissingIntermediate: unknown,
 		lab.SelfSigned:          unknown,
 		lab.UntrustedCA:         unknown,
+		lab.OwnCA:               unknown,
 		lab.Expired:             invalid(x509.Expired),
 		lab.NotYetValid:         invalid(x509.Expired), // Go has one reason for both
 		lab.ClientOnly:          invalid(x509.IncompatibleUsage),
@@ -178,20 +180,48 @@ func TestMXShowsTheCertificateItIsTold(t *testing.T) {
 	}
 }
 
+// What a client sees of a host fits the records that are made for it.
 func TestTLSARecordsFitTheCertificate(t *testing.T) {
-	w, mx, c := starttls(t, lab.MX{CertNames: []string{host, "other.test"}})
+	const leaf, authority = 0, 1
+	for _, row := range []struct {
+		kind                      lab.CertKind
+		usage, selector, matching uint8
+		fits                      int // which certificate that the host sends
+	}{
+		{lab.Good, 3, 1, 1, leaf}, {lab.Good, 3, 0, 2, leaf}, {lab.Good, 3, 0, 0, leaf}, {lab.SelfSigned, 3, 1, 2, leaf}, {lab.Expired, 1, 1, 1, leaf},
+		{lab.WithIntermediate, 2, 0, 1, authority}, {lab.WithIntermediate, 3, 1, 0, leaf}, {lab.OwnCA, 2, 1, 1, authority}, {lab.OwnCA, 0, 0, 2, authority},
+	} {
+		t.Run(fmt.Sprintf("%d %d %d %s", row.usage, row.selector, row.matching, row.kind), func(t *testing.T) {
+			w, mx, c := starttls(t, lab.MX{Cert: row.kind})
+			if err := c.secure(&tls.Config{InsecureSkipVerify: true}); err != nil {
+				t.Fatal(err)
+			}
+			w.DNS.Set(mx.TLSA(row.usage, row.selector, row.matching))
+			rr := ask(t, w, "udp", "_25._tcp."+host+".", "TLSA").Answer[0].(*dns.TLSA)
+			for i, cert := range c.conn.(*tls.Conn).ConnectionState().PeerCertificates {
+				if got := rr.Verify(cert) == nil; got != (i == row.fits) || rr.Usage != row.usage {
+					t.Errorf("%v fits certificate %d: %v", rr, i, got)
+				}
+			}
+		})
+	}
+}
+
+// The authority of a certificate that is sent without it can be named all the
+// same, and so can another certificate.
+func TestTLSARecordsForWhatIsNotShown(t *testing.T) {
+	w, mx, c := starttls(t, lab.MX{})
 	if err := c.secure(&tls.Config{RootCAs: w.Roots(), ServerName: host}); err != nil {
 		t.Fatal(err)
 	}
-	shown := c.conn.(*tls.Conn).ConnectionState().VerifiedChains[0]
+	root, other := c.conn.(*tls.Conn).ConnectionState().VerifiedChains[0][1], w.CA.Issue(lab.Good, lab.Cert{Names: []string{host}}).Leaf
 	for _, row := range []struct {
-		usage, selector, matching uint8
-		fits                      *x509.Certificate
-	}{{3, 1, 1, shown[0]}, {3, 0, 2, shown[0]}, {3, 0, 0, shown[0]}, {2, 0, 1, shown[1]}} {
-		w.DNS.Set(mx.TLSA(row.usage, row.selector, row.matching))
-		rr := ask(t, w, "udp", "_25._tcp."+host+".", "TLSA").Answer[0].(*dns.TLSA)
-		if err := rr.Verify(row.fits); err != nil || rr.Usage != row.usage {
-			t.Errorf("%v does not fit: %v", rr, err)
+		record string
+		fits   *x509.Certificate
+	}{{mx.TLSA(2, 0, 1), root}, {mx.TLSAFor(other, 3, 1, 1), other}, {mx.TLSAFor(other, 2, 0, 1), root}} {
+		w.DNS.Set(row.record)
+		if rr := ask(t, w, "udp", "_25._tcp."+host+".", "TLSA").Answer[0].(*dns.TLSA); rr.Verify(row.fits) != nil {
+			t.Errorf("%v does not fit", rr)
 		}
 	}
 }

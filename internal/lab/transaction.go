@@ -10,6 +10,8 @@ func (c *conversation) from(e event, line string) error {
 	switch limit, has := c.offers("SIZE"); {
 	case c.helo == "":
 		usual = "503 5.5.1 say hello first"
+	case c.conf.RefuseInClear && c.tls == nil:
+		usual = "530 5.7.0 Must issue a STARTTLS command first"
 	case c.mail != "":
 		usual = "503 5.5.1 one sender at a time"
 	case path(line) == nil:
