@@ -257,6 +257,8 @@ func (d *Decision) dane() {
 		d.need(DANEUsable, TLS|DANE)
 	case f.TLSA == TLSAUnusable:
 		d.need(DANEUnusable, TLS)
+	case errors.Is(f.TLSAErr, errNotValidated):
+		d.skip(NotValidating, f.TLSAErr.Error()+": "+f.MX.String())
 	case f.Bogus:
 		d.skip(DNSBogus, "DNSSEC validation of the TLSA records of "+f.MX.String()+" failed"+f.tlsaCause())
 	default:

@@ -23,6 +23,7 @@ const (
 	DANEMismatch        Reason = "dane-mismatch"
 	DANERequired        Reason = "dane-required" // the operator's floor, and there is nothing to match
 	TLSALookupFailed    Reason = "tlsa-lookup-failed"
+	NotValidating       Reason = "dnssec-not-validating" // our resolver, and the host is known for its TLSA records
 	DiscoveryFailed     Reason = "sts-discovery-failed" // while in grace
 	RequireTLSMissing   Reason = "requiretls-unsupported"
 	RequireTLSNoTLS     Reason = "requiretls-without-tls"

@@ -101,7 +101,7 @@ func checkInfo(t *testing.T, i Info) {
 func TestReasonCodes(t *testing.T) {
 	want := map[Reason]string{
 		MXNotListed: "4.4.8", StartTLSMissing: "4.7.4", TLSFailed: "4.7.5", CertHostMismatch: "4.7.5", CertExpired: "4.7.5",
-		CertNotTrusted: "4.7.5", DANEMismatch: "4.7.5", DANERequired: "4.7.5", TLSALookupFailed: "4.4.3", DiscoveryFailed: "4.4.3",
+		CertNotTrusted: "4.7.5", DANEMismatch: "4.7.5", DANERequired: "4.7.5", TLSALookupFailed: "4.4.3", NotValidating: "4.4.3", DiscoveryFailed: "4.4.3",
 		RequireTLSMissing: "5.7.30", RequireTLSNoTLS: "5.7.10", RequireTLSUnknown: "4.7.10", DNSFailed: "4.4.3", DNSBogus: "4.4.3",
 		NoSuchDomain: "5.1.2", NullMX: "5.1.10", NoAddress: "5.4.4", MailLoop: "5.4.6", ForbiddenAddress: "4.4.4", ConnectFailed: "4.4.1",
 		ConnectionLost: "4.4.2", TimedOut: "4.4.2", ProtocolError: "4.5.0", RemoteReply: "0.0.0", MessageTooBig: "5.3.4",

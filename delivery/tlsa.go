@@ -92,7 +92,7 @@ type tlsaFacts struct {
 }
 
 // errNotValidated is why a host that is known for its TLSA records waits.
-var errNotValidated = errors.New("the DNS resolver of this relay does not validate DNSSEC now, and the host had TLSA records when it last did")
+var errNotValidated = errors.New("the DNS resolver of this relay does not validate DNSSEC now, and did when it last saw TLSA records of the host")
 
 // tlsa finds the TLSA base domain of a host and its records (RFC 7672, Section
 // 2.2.2 and 2.2.3). The addresses were looked up before: where they are not

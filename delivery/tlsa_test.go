@@ -272,7 +272,7 @@ func TestWithoutValidation(t *testing.T) {
 			t.Errorf("%v, MX secure %v, bogus %v", f.TLSA, f.MXSecure, f.Bogus)
 		}
 		d := Decide(f)
-		if d.Skip == nil || d.Skip.Reason != TLSALookupFailed || !strings.Contains(d.Skip.Text, "does not validate") {
+		if d.Skip == nil || d.Skip.Reason != NotValidating || !strings.Contains(d.Skip.Text, "does not validate") {
 			t.Errorf("%v", d.Skip)
 		}
 	})

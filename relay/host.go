@@ -89,7 +89,7 @@ func weighFailure(r delivery.Reason, d delivery.Demand) weight {
 // byRule reports whether a reason is a rule of MTA-STS or DANE.
 func byRule(r delivery.Reason) bool {
 	switch r {
-	case delivery.TLSALookupFailed, delivery.DiscoveryFailed, delivery.DNSBogus:
+	case delivery.TLSALookupFailed, delivery.NotValidating, delivery.DiscoveryFailed, delivery.DNSBogus:
 		return true
 	}
 	return r.Info().Expired != [3]int{}

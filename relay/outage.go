@@ -111,6 +111,9 @@ func unrelated(dest string) string {
 
 // holds reports whether a failure may be our own and ends nothing.
 func (u *outage) holds(r delivery.Reason) bool {
+	if r == delivery.NotValidating { // it is ours for certain
+		return true
+	}
 	kind, ok := kindOf(r)
 	if !ok {
 		return false
