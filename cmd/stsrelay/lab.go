@@ -85,6 +85,7 @@ var themes = []struct{ first, heading string }{
 	{"unlisted-mx.test", "Policies"},
 	{"stale.test", "Cached policies"},
 	{"implicit.test", "MX records and DNS"},
+	{"dane.test", "DANE"},
 	{"greylist.test", "What mail servers say"},
 }
 

@@ -188,19 +188,29 @@ var resultOf = map[string]string{
 	"mx-not-listed":             "validation-failure",
 	"starttls-missing":          "starttls-not-supported",
 	"tls-failed":                "validation-failure",
+	"dane-mismatch":             "validation-failure",
+}
+
+// result is how a report must call what went wrong, "" if that is left open.
+func (t *trial) result() string {
+	if t.Result != "" {
+		return t.Result
+	}
+	return resultOf[t.Expect.Reason]
 }
 
 // tells reports whether there must be a report of what is expected.
 func (t *trial) tells() bool {
-	return resultOf[t.Expect.Reason] != "" || t.Expect.TLS == lab.Verified
+	return t.result() != "" || t.TLSA || t.Expect.TLS == lab.Verified
 }
 
 // reportProblems says in which ways a report tells something else than what
 // happened.
 func (t *trial) reportProblems(r *told) (problems []string) {
 	var good, failed, details int64
-	results := map[string]int64{}
+	results, types := map[string]int64{}, map[string]bool{}
 	for _, p := range r.Policies {
+		types[p.Policy.Type] = true
 		good, failed = good+p.Summary.Good, failed+p.Summary.Failed
 		for _, d := range p.Details {
 			results[d.Result] += d.Sessions
@@ -210,11 +220,14 @@ func (t *trial) reportProblems(r *told) (problems []string) {
 	if failed > details {
 		problems = append(problems, fmt.Sprintf("its TLS report has %d failed sessions and tells why of %d", failed, details))
 	}
-	if want := resultOf[t.Expect.Reason]; want != "" && results[want] == 0 {
+	if want := t.result(); want != "" && results[want] == 0 {
 		problems = append(problems, fmt.Sprintf("its TLS report has no session with %s, but %v", want, results))
 	}
 	if t.Expect.TLS == lab.Verified && good == 0 {
 		problems = append(problems, "its TLS report has no successful session")
+	}
+	if types["tlsa"] != t.TLSA {
+		problems = append(problems, fmt.Sprintf("TLSA records apply: %v, and in its TLS report: %v", t.TLSA, types["tlsa"]))
 	}
 	return problems
 }

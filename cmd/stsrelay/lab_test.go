@@ -85,6 +85,8 @@ func TestLabRunFailsWhereARelayDoesNotDoWhatItMust(t *testing.T) {
 		scenario("wrong-name.test", func(e *lab.Expect) { *e = lab.Expect{Outcome: lab.Delivered, TLS: lab.Verified} }),
 		scenario("null-mx.test", func(e *lab.Expect) { e.Reason = "no-address" }),
 		scenario("greylist.test", func(e *lab.Expect) { e.Next = lab.Bounced }),
+		scenario("dane-mismatch.test", func(e *lab.Expect) { *e = lab.Expect{Outcome: lab.Delivered, TLS: lab.Verified} }),
+		scenario("tlsa-bogus.test", func(e *lab.Expect) { e.Reason = "tlsa-lookup-failed" }),
 	}, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -93,13 +95,15 @@ func TestLabRunFailsWhereARelayDoesNotDoWhatItMust(t *testing.T) {
 	if code, _ := exitOf(t.Context(), err, true); code != 1 {
 		t.Errorf("it ends with %v", err)
 	}
-	if !regexp.MustCompile(`^✗ 1 passed, 4 failed in `).MatchString(lastLine(out)) {
+	if !regexp.MustCompile(`^✗ 1 passed, 6 failed in `).MatchString(lastLine(out)) {
 		t.Errorf("the last line is %q", lastLine(out))
 	}
 	for _, text := range []string{
 		"expected deferred (mx-not-listed), happened: delivered, trusted",
 		"expected delivered, verified, happened: deferred (certificate-host-mismatch)",
 		"expected bounced (no-address), happened: bounced (null-mx)",
+		"expected delivered, verified, happened: deferred (dane-mismatch)",
+		"expected deferred (tlsa-lookup-failed), happened: deferred (dnssec-bogus)",
 		"at the next attempt: expected bounced, happened: delivered, verified",
 		"status=sent (250", "status=deferred (", "status=bounced (", // the log of each
 	} {

@@ -96,6 +96,7 @@ func (b *labBench) buildWorld(s labSetup) error {
 	}
 	b.world = w
 	return spoken(func() {
+		w.DNS.SetAD(".", true) // the relay asks for it to see whether its resolver validates
 		w.AddMX(lab.MX{Name: "mx." + labSender, Domains: []string{labSender}})
 		w.SetUp(s.scenarios)
 		b.collector = publishReports(w, s.scenarios)

@@ -3,7 +3,7 @@ package lab
 import "time"
 
 // A Scenario is a recipient domain that is special in one way, and what a
-// sender that enforces MTA-STS must do with a message to it. All of Domains
+// sender that enforces MTA-STS and DANE must do with a message to it. All of Domains
 // fit into one World.
 //
 // For a scenario with a Break, a first message is sent and must be delivered;
@@ -15,6 +15,8 @@ type Scenario struct {
 	Setup  func(w *World)
 	Break  func(w *World) // nil for most
 	Expect Expect
+	TLSA   bool   // whether TLSA records apply: TLS reports then have a policy of that type
+	Result string // what TLS reports call the failure, where Expect leaves it open (RFC 8460, Section 4.3)
 	Why    string // the rule, and where it is written
 }
 
@@ -36,7 +38,7 @@ const (
 
 // How far a connection is to be trusted.
 const (
-	Verified  = "verified"  // the certificate is valid for a name that a policy vouches for
+	Verified  = "verified"  // the certificate is valid, by authorities or TLSA records, for a name that a policy or DNSSEC vouches for
 	Trusted   = "trusted"   // the certificate is valid, but the name came from plain DNS
 	Untrusted = "untrusted" // encrypted, with whom nobody knows
 	Plaintext = "plaintext"
@@ -45,7 +47,7 @@ const (
 // Domains lists the scenarios. Each takes a second or two at most.
 func Domains() []Scenario {
 	var list []Scenario
-	for _, part := range [][]Scenario{soundDomains(), certificateDomains(), tlsDomains(), policyDomains(), cachedDomains(), dnsDomains(), replyDomains()} {
+	for _, part := range [][]Scenario{soundDomains(), certificateDomains(), tlsDomains(), policyDomains(), cachedDomains(), dnsDomains(), daneDomains(), replyDomains()} {
 		list = append(list, part...)
 	}
 	return list

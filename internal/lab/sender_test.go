@@ -21,7 +21,7 @@ import (
 	"stsrelay/internal/lab"
 )
 
-// A sender is a small MTA-STS sender that shares no code with the relay and
+// A sender is a small sender with MTA-STS and DANE that shares no code with the relay and
 // none with the lab. It is there to show that the scenarios hold what their
 // expectations say.
 type sender struct {
@@ -55,6 +55,8 @@ func (s *sender) send(domain string) lab.Expect {
 	switch {
 	case m.Rcode == dns.RcodeNameError:
 		return no(lab.Bounced, "no-such-domain")
+	case bogus(m):
+		return no(lab.Deferred, "dnssec-bogus")
 	case m.Rcode != dns.RcodeSuccess:
 		return no(lab.Deferred, "dns-failed")
 	case fail:
@@ -79,7 +81,8 @@ func (s *sender) send(domain string) lab.Expect {
 			last = no(lab.Deferred, "mx-not-listed")
 			continue
 		}
-		last = s.host(host, domain, enforce, policy.mode != "" && policy.mode != "none" && policy.names(host))
+		last = s.host(domain, demand{host: host, sni: host, enforce: enforce, signed: m.AuthenticatedData,
+			vouched: policy.mode != "" && policy.mode != "none" && policy.names(host)})
 		if last.Outcome != lab.Deferred {
 			if len(list) > 1 || host == "new."+domain {
 				last.Via = host
@@ -134,10 +137,20 @@ func (s *sender) policy(domain string) (p rules, fail bool) {
 	return p, false
 }
 
+// A demand is what one MX host must show, and what is known of its name.
+type demand struct {
+	host, sni string
+	enforce   bool // a policy must be met
+	vouched   bool // a policy names the host
+	signed    bool // DNSSEC names it
+	dane
+}
+
 // host tries one MX host.
-func (s *sender) host(host, domain string, enforce, vouched bool) lab.Expect {
+func (s *sender) host(domain string, want demand) lab.Expect {
 	var ip net.IP
-	for _, rr := range ask(s.t, s.w, "udp", host+".", "A").Answer {
+	m := ask(s.t, s.w, "udp", want.host+".", "A")
+	for _, rr := range m.Answer {
 		if a, ok := rr.(*dns.A); ok {
 			ip = a.A
 		}
@@ -148,10 +161,17 @@ func (s *sender) host(host, domain string, enforce, vouched bool) lab.Expect {
 	case !ip.IsLoopback():
 		return no(lab.Deferred, "forbidden-address")
 	}
+	var fail string
+	if want.dane, fail = s.lookup(m, domain, want); fail != "" {
+		return no(lab.Deferred, fail)
+	}
+	if want.base != "" {
+		want.sni = want.base
+	}
 	to := net.JoinHostPort(ip.String(), "25")
-	got, redial := s.talk(to, host, domain, enforce, vouched, true)
+	got, redial := s.talk(to, domain, want, true)
 	if redial {
-		got, _ = s.talk(to, host, domain, enforce, vouched, false)
+		got, _ = s.talk(to, domain, want, false)
 	}
 	return got
 }
@@ -185,7 +205,8 @@ func (d *dialogue) ask(line string) string {
 
 // talk makes one connection. It wants another one, in the clear, where TLS
 // broke and nobody needs it.
-func (s *sender) talk(to, host, domain string, enforce, vouched, secure bool) (e lab.Expect, redial bool) {
+func (s *sender) talk(to, domain string, want demand, secure bool) (e lab.Expect, redial bool) {
+	mandatory := want.enforce || want.base != ""
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	conn, err := s.w.Dialer().DialContext(ctx, "tcp", to)
@@ -202,19 +223,19 @@ func (s *sender) talk(to, host, domain string, enforce, vouched, secure bool) (e
 	level := lab.Plaintext
 	switch offered := strings.Contains(strings.ToUpper(ehlo), "\n250-STARTTLS\n") || strings.Contains(strings.ToUpper(ehlo), "\n250 STARTTLS\n"); {
 	case !secure:
-	case !offered && enforce:
+	case !offered && mandatory:
 		return no(lab.Deferred, "starttls-missing"), false
 	case offered:
 		r := d.ask("STARTTLS")
 		if d.err == nil && !strings.HasPrefix(r, "220") {
-			if enforce {
+			if mandatory {
 				return no(lab.Deferred, "starttls-missing"), false
 			}
 			break
 		}
 		var fault string
-		if level, fault = s.encrypt(d, host, vouched); fault != "" && (enforce || fault == "tls-failed") {
-			return no(lab.Deferred, fault), !enforce
+		if level, fault = s.encrypt(d, want); fault != "" {
+			return no(lab.Deferred, fault), !mandatory
 		}
 		conn = d.conn
 		ehlo = d.ask("EHLO sender.test")
@@ -231,34 +252,49 @@ func (s *sender) talk(to, host, domain string, enforce, vouched, secure bool) (e
 	return lab.Expect{Outcome: lab.Delivered, TLS: level}, false
 }
 
-// encrypt sets up TLS and says how far it is to be trusted, and what is wrong
-// with it.
-func (s *sender) encrypt(d *dialogue, host string, vouched bool) (level, fault string) {
+// encrypt sets up TLS and says how far it is to be trusted, or why it will not
+// do.
+func (s *sender) encrypt(d *dialogue, want demand) (level, fault string) {
 	if d.err != nil || d.in.Buffered() > 0 {
 		return "", "tls-failed"
 	}
-	conn := tls.Client(d.conn, &tls.Config{ServerName: host, InsecureSkipVerify: true})
+	conn := tls.Client(d.conn, &tls.Config{ServerName: want.sni, InsecureSkipVerify: true})
 	if err := conn.Handshake(); err != nil {
 		return "", "tls-failed"
 	}
 	d.conn, d.in = conn, bufio.NewReader(conn)
 	certs := conn.ConnectionState().PeerCertificates
+	matched := want.matches(certs)
+	wrong := s.wrong(certs, want.host)
+	switch {
+	case len(want.usable) > 0 && !matched:
+		return "", "dane-mismatch"
+	case want.enforce && wrong != "":
+		return "", wrong
+	case wrong != "" && !matched:
+		return lab.Untrusted, ""
+	case want.vouched && wrong == "", matched && want.signed:
+		return lab.Verified, ""
+	}
+	return lab.Trusted, ""
+}
+
+// wrong is what the authorities find wrong with a certificate.
+func (s *sender) wrong(certs []*x509.Certificate, host string) string {
 	o := x509.VerifyOptions{Roots: s.w.Roots(), Intermediates: x509.NewCertPool(), DNSName: host}
 	for _, c := range certs[1:] {
 		o.Intermediates.AddCert(c)
 	}
 	_, err := certs[0].Verify(o)
 	switch {
-	case err == nil && vouched:
-		return lab.Verified, ""
 	case err == nil:
-		return lab.Trusted, ""
+		return ""
 	case errors.As(err, new(x509.HostnameError)):
-		return lab.Untrusted, "certificate-host-mismatch"
+		return "certificate-host-mismatch"
 	case time.Now().After(certs[0].NotAfter):
-		return lab.Untrusted, "certificate-expired"
+		return "certificate-expired"
 	}
-	return lab.Untrusted, "certificate-not-trusted"
+	return "certificate-not-trusted"
 }
 
 // refused says what a reply, or the lack of one, comes to.
