@@ -1,7 +1,6 @@
 package stscache
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -74,20 +73,20 @@ func LintPolicy(body []byte) (*Policy, []Problem) {
 		return nil, []Problem{{ID: "too-large", Severity: SeverityError, RFC: "RFC 8461, Section 3.3",
 			Text: fmt.Sprintf("the file has %d octets, and senders read %d at most", len(body), MaxPolicySize)}}
 	}
-	l := linter{policyParser: newPolicyParser(), first: map[string]int{}}
+	l := linter{policyParser: newPolicyParser(), first: map[string]int{}, tried: map[string]bool{}}
 	for i, line := range splitLines(body) {
 		l.number = i + 1
 		l.lint(line)
 	}
 	l.number = 0
-	l.whole(body)
+	l.whole()
 	slices.SortStableFunc(l.found, func(a, b Problem) int {
 		if a.Line == 0 || b.Line == 0 { // those of the whole file come last
 			return b.Line - a.Line
 		}
 		return a.Line - b.Line
 	})
-	if slices.ContainsFunc(l.found, func(p Problem) bool { return p.Severity == SeverityError }) {
+	if slices.ContainsFunc(l.found, isError) {
 		return nil, l.found
 	}
 	return &l.policy, l.found
@@ -98,8 +97,9 @@ type linter struct {
 	*policyParser
 	number int
 	found  []Problem
-	first  map[string]int // line on which a key, or an mx line, stands first
-	spare  string         // an unknown key that may be meant to be another
+	first  map[string]int  // line on which a key, or an mx line, stands first
+	tried  map[string]bool // keys that an invalid line has
+	spare  string          // an unknown key may be meant to be this one
 }
 
 func (l *linter) add(p *Problem) {
@@ -111,6 +111,7 @@ func (l *linter) lint(line string) {
 	key, value, at, _ := cutLine(line)
 	again := l.seen[key]
 	if bad := l.line(line); bad != nil {
+		l.tried[strings.TrimSpace(strings.TrimPrefix(key, "\ufeff"))] = true
 		bad.Hint = hint(line, key, value)
 		l.add(bad)
 		return
@@ -218,17 +219,20 @@ func (l *linter) unknown(key string) {
 	l.spare = meant
 }
 
-// whole judges the file as a whole.
-func (l *linter) whole(body []byte) {
-	errors := slices.ContainsFunc(l.found, func(p Problem) bool { return p.Severity == SeverityError })
-	bad := l.complete()
-	if bad != nil && !(errors && l.tried(body, bad.ID)) {
-		if l.spare != "" {
-			bad.Hint = "one line has a key that may be meant to be " + l.spare
+// whole judges the file as a whole. What a line was meant to say, and is
+// invalid, is not told as missing too.
+func (l *linter) whole() {
+	for _, bad := range l.missing() {
+		key := strings.ReplaceAll(strings.TrimPrefix(bad.ID, "no-"), "-", "_")
+		if l.tried[key] {
+			continue
+		}
+		if l.spare == key {
+			bad.Hint = "one line has a key that may be meant to be " + key
 		}
 		l.add(bad)
 	}
-	if bad != nil || errors {
+	if slices.ContainsFunc(l.found, isError) {
 		return
 	}
 	switch p := l.policy; p.Mode {
@@ -250,12 +254,7 @@ func (l *linter) whole(body []byte) {
 	}
 }
 
-// tried reports whether a line was there for what is missing, and is invalid:
-// that has been told.
-func (l *linter) tried(body []byte, id string) bool {
-	key := strings.ReplaceAll(strings.TrimPrefix(id, "no-"), "-", "_")
-	return bytes.Contains(body, []byte(key+":"))
-}
+func isError(p Problem) bool { return p.Severity == SeverityError }
 
 // LintHosts compares a policy with the MX hosts of its domain: each must be
 // named, or senders that enforce do not deliver to it (RFC 8461, Section 4.1).

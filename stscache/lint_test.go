@@ -60,10 +60,10 @@ func TestLintPolicy(t *testing.T) {
 		{"a host twice", change("max_age", "mx: mail.example.com\nmax_age"), "4:5 info mx-twice", ""},
 		{"a wildcard for a whole top-level domain", change("mail.example.com", "*.com"), "3:5 warning mx-wide", ""},
 		{"a byte order mark", "\ufeff" + soundPolicy, "1:1 error line-syntax", "the file begins with a byte order mark: save it as UTF-8 without one"},
-		{"a page", "<html>\n", "1:1 error line-syntax, 0:0 error no-version", "this is HTML and no policy file: does the web server answer with a page of its own?"},
+		{"a page", "<html>\n", "1:1 error line-syntax, 0:0 error no-version, 0:0 error no-mode, 0:0 error no-max-age, 0:0 error no-mx", "this is HTML and no policy file: does the web server answer with a page of its own?"},
 		{"a comment", "# ours\n" + soundPolicy, "1:1 error line-syntax, 2:1 warning version-not-first", "a policy file has no comments"},
 		{"an empty value", change("mail.example.com", ""), "3:5 error value-syntax", ""},
-		{"an empty file", "", "0:0 error no-version", ""},
+		{"an empty file", "", "0:0 error no-version, 0:0 error no-mode, 0:0 error no-max-age, 0:0 error no-mx", ""},
 		{"too large", strings.Repeat("x", MaxPolicySize+1), "0:0 error too-large", ""},
 	}
 	for _, tt := range tests {

@@ -1,6 +1,7 @@
 package stscache
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -30,8 +31,8 @@ func ParsePolicy(body []byte) (*Policy, []string, error) {
 			return nil, nil, fmt.Errorf("%w: line %d: %s", ErrPolicySyntax, i+1, bad.Text)
 		}
 	}
-	if bad := p.complete(); bad != nil {
-		return nil, nil, fmt.Errorf("%w: %s", ErrPolicySyntax, bad.Text)
+	if bad := p.missing(); len(bad) > 0 {
+		return nil, nil, fmt.Errorf("%w: %s", ErrPolicySyntax, bad[0].Text)
 	}
 	return &p.policy, p.lines, nil
 }
@@ -126,17 +127,17 @@ func (p *policyParser) pattern(value string) (bad *Problem) {
 	return nil
 }
 
-// complete says what is missing (ledger STS-3.2-07, -08, -09, -11).
-func (p *policyParser) complete() (bad *Problem) {
+// missing says what is (ledger STS-3.2-07, -08, -09, -11).
+func (p *policyParser) missing() (list []*Problem) {
 	for _, key := range []string{"version", "mode", "max_age"} {
 		if !p.seen[key] {
-			return invalid("no-"+strings.ReplaceAll(key, "_", "-"), "there is no %s", key)
+			list = append(list, invalid("no-"+strings.ReplaceAll(key, "_", "-"), "there is no %s", key))
 		}
 	}
 	if p.policy.Mode != None && len(p.policy.MX) == 0 {
-		return invalid("no-mx", "mode %s needs at least one mx", p.policy.Mode)
+		list = append(list, invalid("no-mx", "mode %s needs at least one mx", cmp.Or(p.policy.Mode, "enforce or testing")))
 	}
-	return nil
+	return list
 }
 
 // isPolicyValue is the value of any key: printable ASCII and UTF-8, with blanks

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -41,7 +42,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"exits": cmdExits, "dns": cmdDNS, "policy": cmdPolicy, "ready": cmdReady, "submit": cmdSubmit, "until": cmdUntil,
+			"exits": cmdExits, "dns": cmdDNS, "lab": cmdLab, "policy": cmdPolicy, "ready": cmdReady, "submit": cmdSubmit, "until": cmdUntil,
 			"signal": cmdSignal, "logged": cmdLogged,
 		},
 	})
@@ -73,6 +74,20 @@ func cmdDNS(ts *testscript.TestScript, _ bool, args []string) {
 	ts.Defer(w.Close)
 	for _, domain := range args {
 		w.DNS.Fail(domain, "", "SERVFAIL")
+	}
+	ts.Setenv("DNS", w.DNSServers()[0])
+}
+
+// cmdLab starts a fake internet with the named scenarios: lab ok.test expired.test.
+// $DNS is its DNS server.
+func cmdLab(ts *testscript.TestScript, _ bool, args []string) {
+	w, err := lab.Start(lab.Options{})
+	ts.Check(err)
+	ts.Defer(w.Close)
+	for _, s := range lab.Domains() {
+		if slices.Contains(args, s.Domain) {
+			s.Setup(w)
+		}
 	}
 	ts.Setenv("DNS", w.DNSServers()[0])
 }

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strings"
+
+	"stsrelay/internal/addr"
+	"stsrelay/internal/resolver"
+	"stsrelay/stscache"
+
+	"github.com/jedib0t/go-pretty/v6/text"
+	"github.com/spf13/cobra"
+)
+
+func newPolicy(g *globals) *cobra.Command {
+	return group("policy", "Look at MTA-STS policies before and after they are published", newPolicyLint(g))
+}
+
+// A lintJob is what `policy lint` was asked to do.
+type lintJob struct {
+	domain   string
+	resolver string
+	format   string
+	strict   bool
+}
+
+func newPolicyLint(g *globals) *cobra.Command {
+	var j lintJob
+	cmd := &cobra.Command{
+		Use: "lint FILE", Short: "Say everything that is wrong with a policy file, before it is published",
+		Long: `Say everything that is wrong with a policy file, before it is published. FILE may be - for
+standard input. With --domain the MX records of the domain are looked up, for each must be named.
+
+Exit codes: 0 no error (with --strict: and no warning); 1 senders would not obey the policy, or would
+refuse mail by it; 3 the MX records could not be looked up.`,
+		Example: "  stsrelay policy lint mta-sts.txt --domain example.com\n  stsrelay policy lint --format github mta-sts.txt     # annotations in CI",
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return j.run(cmd, g, args[0]) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&j.domain, "domain", "", "compare with the MX records of `DOMAIN`")
+	f.StringVar(&j.resolver, "resolver", "", "DNS server `IP[:PORT]` (default: /etc/resolv.conf)")
+	f.StringVar(&j.format, "format", "text", "text, or github for annotations")
+	f.BoolVar(&j.strict, "strict", false, "let warnings count as errors")
+	return cmd
+}
+
+func (j lintJob) run(cmd *cobra.Command, g *globals, path string) error {
+	if j.format != "text" && j.format != "github" {
+		return usagef("--format: %q is not one of text, github", j.format)
+	}
+	body, err := readPolicyFile(cmd.InOrStdin(), path)
+	if err != nil {
+		return err
+	}
+	policy, found := stscache.LintPolicy(body)
+	var unknown error
+	if j.domain != "" && policy != nil {
+		var more []stscache.Problem
+		if more, unknown = j.hosts(cmd.Context(), policy); errors.As(unknown, new(exitError)) {
+			return unknown // wrong usage
+		}
+		found = append(found, more...)
+	}
+	report := lintReport{path: path, lines: strings.Split(string(body), "\n"), found: found}
+	switch {
+	case g.json:
+		err = report.json(cmd.OutOrStdout(), j, unknown)
+	case j.format == "github":
+		err = report.github(cmd.OutOrStdout())
+	default:
+		err = report.text(g.printer(cmd.OutOrStdout()))
+	}
+	switch errs, warnings := report.count(stscache.SeverityError), report.count(stscache.SeverityWarning); {
+	case err != nil:
+		return err
+	case errs > 0 || j.strict && warnings > 0:
+		return exitError{exitBad, nil}
+	case unknown != nil:
+		return exitError{exitUnknown, fmt.Errorf("the MX records of %s could not be compared: %w", j.domain, unknown)}
+	}
+	return nil
+}
+
+// readPolicyFile reads no more than is needed to see that a file is too large.
+func readPolicyFile(stdin io.Reader, path string) ([]byte, error) {
+	in := stdin
+	if path != "-" {
+		f, err := os.Open(path)
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	return io.ReadAll(io.LimitReader(in, stscache.MaxPolicySize+1))
+}
+
+// hosts compares the policy with the MX records. A domain without any is its
+// own mail host (RFC 5321, Section 5.1).
+func (j lintJob) hosts(ctx context.Context, policy *stscache.Policy) ([]stscache.Problem, error) {
+	domain, err := addr.ParseDomain(j.domain)
+	if err != nil {
+		return nil, usagef("--domain: %w", err)
+	}
+	dns, err := newToolResolver(j.resolver)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := dns.MX(ctx, domain)
+	if err != nil {
+		return nil, err
+	}
+	var hosts []addr.Host
+	for _, r := range answer.Records {
+		if !r.Host.IsZero() {
+			hosts = append(hosts, r.Host)
+		}
+	}
+	if len(answer.Records) == 0 {
+		hosts = []addr.Host{domain.Host()}
+	}
+	return stscache.LintHosts(policy, hosts), nil
+}
+
+// newToolResolver is the resolver of commands that need no configuration.
+func newToolResolver(server string) (*resolver.Client, error) {
+	var o resolver.Options
+	if server != "" {
+		at, err := netip.ParseAddrPort(server)
+		if err != nil {
+			ip, err := netip.ParseAddr(server)
+			if err != nil {
+				return nil, usagef("--resolver: %q is no IP address, with or without a port", server)
+			}
+			at = netip.AddrPortFrom(ip, 53)
+		}
+		o.Servers = []netip.AddrPort{at}
+	}
+	return resolver.New(o)
+}
+
+// A lintReport shows problems as compilers do.
+type lintReport struct {
+	path  string
+	lines []string
+	found []stscache.Problem
+}
+
+func (r lintReport) count(s stscache.Severity) (n int) {
+	for _, p := range r.found {
+		if p.Severity == s {
+			n++
+		}
+	}
+	return n
+}
+
+func (r lintReport) name() string {
+	if r.path == "-" {
+		return "stdin"
+	}
+	return r.path
+}
+
+func (r lintReport) text(p printer) error {
+	colors := map[stscache.Severity]text.Color{stscache.SeverityError: text.FgRed, stscache.SeverityWarning: text.FgYellow, stscache.SeverityInfo: text.FgCyan}
+	for _, q := range r.found {
+		place := r.name()
+		if q.Line > 0 {
+			place = fmt.Sprintf("%s:%d:%d", place, q.Line, max(1, q.Column))
+		}
+		fmt.Fprintf(p.w, "%s: %s: %s   [%s]\n", place, p.paint(colors[q.Severity], string(q.Severity)), printable(q.Text), q.ID)
+		r.source(p, q)
+		if q.Hint != "" {
+			fmt.Fprintf(p.w, "      %s\n", q.Hint)
+		}
+	}
+	_, err := fmt.Fprintln(p.w, r.summary())
+	return err
+}
+
+// maxSource is how much of a line is shown.
+const maxSource = 200
+
+// source shows the line with what is meant underlined.
+func (r lintReport) source(p printer, q stscache.Problem) {
+	if q.Line == 0 {
+		return
+	}
+	line := strings.TrimSuffix(r.lines[q.Line-1], "\r")
+	line = line[:min(len(line), maxSource)]
+	fmt.Fprintf(p.w, "%5d | %s\n", q.Line, printable(line))
+	if q.Column == 0 || q.Width == 0 || q.Column > len(line) {
+		return
+	}
+	before, under := line[:q.Column-1], line[q.Column-1:min(len(line), q.Column-1+q.Width)]
+	fmt.Fprintf(p.w, "      | %s%s\n", strings.Repeat(" ", text.StringWidth(printable(before))), strings.Repeat("^", max(1, text.StringWidth(printable(under)))))
+}
+
+func (r lintReport) summary() string {
+	errs, warnings := r.count(stscache.SeverityError), r.count(stscache.SeverityWarning)
+	if errs+warnings == 0 {
+		return r.name() + ": ok"
+	}
+	return plural(errs, "error") + ", " + plural(warnings, "warning")
+}
+
+// github writes workflow commands, which that service shows beside the line.
+func (r lintReport) github(w io.Writer) error {
+	escape := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A")
+	inside := strings.NewReplacer("%", "%25", "\r", "%0D", "\n", "%0A", ":", "%3A", ",", "%2C")
+	for _, q := range r.found {
+		level := string(q.Severity)
+		if q.Severity == stscache.SeverityInfo {
+			level = "notice"
+		}
+		message := q.Text
+		if q.Hint != "" {
+			message += ". " + q.Hint
+		}
+		fmt.Fprintf(w, "::%s file=%s,line=%d,col=%d,title=%s::%s\n", level, inside.Replace(r.path), max(1, q.Line), max(1, q.Column), q.ID, escape.Replace(message))
+	}
+	_, err := fmt.Fprintln(w, r.summary())
+	return err
+}
+
+// A lintJSON is `policy lint --json`.
+type lintJSON struct {
+	Schema        string        `json:"schema"`
+	File          string        `json:"file"`
+	Domain        string        `json:"domain,omitempty"`
+	OK            bool          `json:"ok"`
+	Findings      []lintFinding `json:"findings"`
+	Indeterminate string        `json:"indeterminate,omitempty"` // why the MX records could not be compared
+}
+
+type lintFinding struct {
+	ID       string `json:"id"`
+	Severity string `json:"severity"`
+	Line     int    `json:"line,omitempty"`
+	Column   int    `json:"column,omitempty"`
+	Message  string `json:"message"`
+	Fix      string `json:"fix,omitempty"`
+	RFC      string `json:"rfc,omitempty"`
+}
+
+func (r lintReport) json(w io.Writer, j lintJob, unknown error) error {
+	out := lintJSON{Schema: "stsrelay.policy-lint/v1", File: r.path, Domain: j.domain, OK: r.count(stscache.SeverityError) == 0, Findings: []lintFinding{}}
+	if unknown != nil {
+		out.Indeterminate = unknown.Error()
+	}
+	for _, q := range r.found {
+		out.Findings = append(out.Findings, lintFinding{q.ID, string(q.Severity), q.Line, q.Column, q.Text, q.Hint, q.RFC})
+	}
+	return json.NewEncoder(w).Encode(out)
+}
