@@ -14,6 +14,8 @@ import (
 	"time"
 	"unicode"
 
+	"stsrelay/internal/addr"
+
 	"github.com/emersion/go-smtp"
 	"github.com/rs/zerolog"
 )
@@ -28,6 +30,7 @@ type ListenerOptions struct {
 	TLS            *tls.Config    // offers STARTTLS; nil: no TLS
 	Implicit       bool           // TLS from the first octet
 	Normalize      bool           // bare CR and LF in content become CRLF instead of 550 (ledger SMUG-02)
+	Postmaster     addr.Address   // who <postmaster> is; zero: postmaster@Hostname
 	Store          Store
 	Wake           func(...Destination) // the engine's; nil: nobody
 	MaxConnections int                  // in all; 0: 1000
@@ -35,6 +38,10 @@ type ListenerOptions struct {
 	IdleTimeout    time.Duration        // between two reads of a client; 0: 5m (RFC 5321, Section 4.5.3.2.7)
 	Grace          time.Duration        // for transactions under way when Serve ends; 0: 30s
 	Log            zerolog.Logger
+
+	// IgnoreTLSRequired leaves the field "TLS-Required: No" unheard: with it a
+	// sender may switch the protection of its mail off (RFC 8689, Section 8.4).
+	IgnoreTLSRequired bool
 }
 
 // A Listener takes mail from clients by SMTP.
@@ -144,25 +151,22 @@ func (l *Listener) session(ctx context.Context, c *smtp.Conn) (smtp.Session, err
 	return &session{l: l, shim: c.Conn().(*shim), conn: c, ctx: ctx}, nil
 }
 
-// shimOptions says what go-smtp's replies should be: without CHUNKING (S4), with
-// the size that is taken (S11), and with the code for parameters that are not
-// known (RFC 5321, Section 4.1.1.11).
+// shimOptions says what go-smtp's replies should be: with the size that is taken
+// (S11), and with the codes of RFC 5321 and RFC 5248.
 func (l *Listener) shimOptions() shimOptions {
 	o := shimOptions{idle: l.o.IdleTimeout, loose: l.o.Normalize, bye: "421 4.3.2 " + l.o.Hostname + " is going down\r\n",
-		refused: l.shimRefused, tls: l.o.TLS, secure: l.o.Implicit,
+		postmaster: l.o.Postmaster.Path(), refused: l.shimRefused, tls: l.o.TLS, secure: l.o.Implicit,
 		replies: map[string]string{
-			"250-CHUNKING\r\n": "",
-			"501 5.5.4 Unable to parse SIZE as an integer\r\n":   fmt.Sprintf("552 5.3.4 SIZE is above the %d octets that are taken here, or no number\r\n", l.o.MaxMessageSize), // of more than 32 bits (S11)
-			"502 5.5.1 Please introduce yourself first.\r\n":     "503 5.5.1 say EHLO first\r\n",                                                                                 // RFC 5321, Section 4.1.4
-			"502 5.5.1 Missing MAIL FROM command.\r\n":           "503 5.5.1 say MAIL first\r\n",
-			"502 5.5.1 Missing RCPT TO command.\r\n":             "554 5.5.1 no valid recipients\r\n", // RFC 5321, Section 3.3
-			"502 5.5.1 TLS not supported\r\n":                    "502 5.5.1 STARTTLS is not offered, or not here: not with a parameter, not in a transaction and not under TLS\r\n",
-			fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize+1): fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize),
-			"500 5.5.4 Unknown MAIL FROM argument\r\n":           "555 5.5.4 a parameter of MAIL is not known here\r\n",
-			"500 5.5.4 Unknown RCPT TO argument\r\n":             "555 5.5.4 a parameter of RCPT is not known here\r\n",
+			"501 5.5.2 Was expecting MAIL arg syntax of FROM:<address>\r\n": "501 5.1.7 MAIL FROM:<address> is what is understood here\r\n",
+			"501 5.5.2 Was expecting RCPT arg syntax of TO:<address>\r\n":   "501 5.1.3 RCPT TO:<address> is what is understood here\r\n",
+			"502 5.5.1 Please introduce yourself first.\r\n":                "503 5.5.1 say EHLO first\r\n", // RFC 5321, Section 4.1.4
+			"502 5.5.1 Missing MAIL FROM command.\r\n":                      "503 5.5.1 say MAIL first\r\n",
+			"502 5.5.1 Missing RCPT TO command.\r\n":                        "554 5.5.1 no valid recipients\r\n", // RFC 5321, Section 3.3
+			"502 5.5.1 TLS not supported\r\n":                               "502 5.5.1 STARTTLS is not offered, or not here: not with a parameter, not in a transaction and not under TLS\r\n",
+			fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize+1):            fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize),
 		}}
-	for _, name := range []string{"SMTPUTF8", "REQUIRETLS", "BINARYMIME", "RET", "ENVID", "NOTIFY", "ORCPT", "RRVS", "DELIVERBY", "MT-PRIORITY"} {
-		o.replies["504 5.5.4 "+name+" is not implemented\r\n"] = "555 5.5.4 " + name + " is not offered\r\n"
+	if l.o.Postmaster.IsNull() {
+		o.postmaster = "<postmaster@" + l.o.Hostname + ">"
 	}
 	return o
 }

@@ -60,13 +60,13 @@ func TestListenerPipelining(t *testing.T) {
 		d := newDesk(t, nil)
 		c := d.hello()
 		c.send("MAIL FROM:<a@client.example>\r\nRCPT TO:<a..@>\r\nRCPT TO:<b@x\x01.example>\r\nDATA\r\n")
-		c.want("250", "5", "553", "554 5.5.1")
+		c.want("250", "5", "501 5.1.3", "554 5.5.1")
 		c.say("RSET\r\n", "250")
 		if n := len(d.queue()); n != 0 {
 			t.Errorf("%d entries", n)
 		}
 	})
-	for what, between := range map[string]int{"that go-smtp has": 0, "that it has not": 2000} {
+	for what, between := range map[string]int{"that was read": 0, "that was not": 2000} {
 		t.Run("SMUG-02 no mail that was pipelined behind the second offence is taken, "+what, func(t *testing.T) {
 			d := newDesk(t, nil)
 			c := d.hello()
@@ -75,14 +75,9 @@ func TestListenerPipelining(t *testing.T) {
 			c.say(envelope, "250", "250", "354")
 			c.send("bare\n\r\n.\r\n" + strings.Repeat("NOOP\r\n", between) + envelope)
 			c.want("421 4.7.0")
-			if between == 0 { // it serves what it has
-				c.want("421 4.7.0", "503", "554")
-				c.gone()
-				return
-			}
 			rest, _ := io.ReadAll(c.r) // what is not read ends in a reset
-			if answered := strings.Count(string(rest), "\r\n"); answered >= 1000 {
-				t.Errorf("%d commands are answered", answered)
+			if len(rest) > 0 || len(d.queue()) > 0 {
+				t.Errorf("it goes on with %.100q", rest)
 			}
 		})
 	}
@@ -125,11 +120,18 @@ func TestListenerParameters(t *testing.T) {
 		{"S11 SIZE-L-01 a declared size of more than 32 bits", "SIZE=4294967296", "552 5.3.4"},
 		{"S11 SIZE-L-01 a declared size of more than 64 bits", "SIZE=99999999999999999999", "552 5.3.4"},
 		{"SMTP-4.1.1.11-01 AUTH, which is not offered", "AUTH=<>", "555 5.5.4"},
-		{"SMTP-4.1.1.11-01 SMTPUTF8", "SMTPUTF8", "555 5.5.4"},
-		{"SMTP-4.1.1.11-01 RET", "RET=FULL", "555 5.5.4"},
-		{"SMTP-4.1.1.11-01 ENVID", "ENVID=x", "555 5.5.4"},
-		{"SMTP-4.1.1.11-01 BODY=BINARYMIME", "BODY=BINARYMIME", "555 5.5.4"},
-		{"a BODY that nobody knows", "BODY=9BIT", "501 5.5.4"},
+		{"SMTP-4.1.1.11-01 MT-PRIORITY, which is not offered", "MT-PRIORITY=3", "555 5.5.4"},
+		{"SMTP-4.1.1.11-01 CHUNK-3-01 BODY=BINARYMIME, which is not offered", "BODY=BINARYMIME", "555 5.5.4"},
+		{"SMTP-4.1.1.11-01 RTLS-7-01 REQUIRETLS, where there is no TLS", "REQUIRETLS", "555 5.5.4"},
+		{"8BIT-2-01 a BODY that nobody knows", "BODY=9BIT", "501 5.5.4"},
+		{"8BIT-2-01 BODY without a value", "BODY", "501 5.5.4"},
+		{"8BIT-2-01 BODY twice", "BODY=7BIT BODY=7BIT", "501 5.5.4"},
+		{"8BIT-2-01 BODY twice, in another case", "BODY=8BITMIME body=7bit", "501 5.5.4"},
+		{"SIZE-L-01 SIZE is no number", "SIZE=ten", "501 5.5.4"},
+		{"SIZE-L-01 SIZE has a sign", "SIZE=-1", "501 5.5.4"},
+		{"S18 SIZE twice", "SIZE=99999999 SIZE=1", "501 5.5.4"},
+		{"S18 a value with =", "SIZE=1=1", "501 5.5.4"},
+		{"S18 no keyword", "=1", "501 5.5.4"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newDesk(t, nil).hello()
@@ -137,7 +139,7 @@ func TestListenerParameters(t *testing.T) {
 			c.say("MAIL FROM:<a@d.example>\r\n", "250")
 		})
 	}
-	for _, send := range []string{"NOTIFY=NEVER", "ORCPT=rfc822;b@example.net"} {
+	for _, send := range []string{"RRVS=2014-04-03T23:01:00Z", "BY=120;R", "FOO", "SIZE=100"} {
 		t.Run("SMTP-4.1.1.11-01 "+send, func(t *testing.T) {
 			c := newDesk(t, nil).hello()
 			c.say("MAIL FROM:<a@d.example>\r\n", "250")
@@ -161,15 +163,19 @@ func TestListenerParameters(t *testing.T) {
 		if got := c.reply(); !strings.HasPrefix(got, "250-Hello a?[31mb\n") {
 			t.Errorf("%q", got)
 		}
+		c.send("EHLO b\xc3\xbccher.example\r\n") // nor what is not ASCII (RFC 6531, Section 3.7.4.2)
+		if got := c.reply(); !strings.HasPrefix(got, "250-Hello b??cher.example\n") {
+			t.Errorf("%q", got)
+		}
 		c.send("MAIL FROM:<\"a\tb\"@d.example>\r\n")
-		if got := c.reply(); !strings.HasPrefix(got, "553 5.1.7") || !strings.Contains(got, "control characters") {
+		if got := c.reply(); !strings.HasPrefix(got, "501 5.1.7") || !strings.Contains(got, "control characters") {
 			t.Errorf("%q", got)
 		}
 	})
 	t.Run("a reply line keeps to 512 octets, whatever it repeats", func(t *testing.T) {
 		c := newDesk(t, nil).hello()
 		c.send("MAIL FROM:<" + strings.Repeat("x", 1900) + "@d.example>\r\n")
-		if got := c.reply(); !strings.HasPrefix(got, "553 5.1.7") || len(got) > 510 {
+		if got := c.reply(); !strings.HasPrefix(got, "501 5.1.7") || len(got) > 510 {
 			t.Errorf("%d octets: %.60q", len(got), got)
 		}
 	})

@@ -21,7 +21,7 @@ func TestListenerTakesMail(t *testing.T) {
 	c.send("EHLO client.example\r\n")
 	ehlo := strings.Split(c.reply(), "\n")
 	slices.Sort(ehlo[1:])
-	if want := []string{"250-8BITMIME", "250-ENHANCEDSTATUSCODES", "250-PIPELINING", "250 SIZE 52428800"}; !slices.Equal(sorted(ehlo[1:]), sorted(want)) {
+	if want := []string{"250-8BITMIME", "250-DSN", "250-ENHANCEDSTATUSCODES", "250-PIPELINING", "250-SMTPUTF8", "250 SIZE 52428800"}; !slices.Equal(sorted(ehlo[1:]), sorted(want)) {
 		t.Errorf("EHLO offers %q", ehlo[1:])
 	}
 	content := "Received: from old.example by mta.example (Postfix) with ESMTP id 4F2B1C0A; Fri, 27 Nov 2026 10:00:00 +0000\r\nSubject: x\r\nMessage-ID: <1@client.example>\r\n\r\nHello\r\n"

@@ -81,7 +81,7 @@ func TestListenerTLS(t *testing.T) {
 		c := d.secure()
 		c.send("EHLO client.example\r\n")
 		offers := strings.Split(c.reply(), "\n")
-		if want := []string{"250-8BITMIME", "250-ENHANCEDSTATUSCODES", "250-PIPELINING", "250 SIZE 52428800"}; !slices.Equal(sorted(offers[1:]), sorted(want)) {
+		if want := []string{"250-8BITMIME", "250-DSN", "250-ENHANCEDSTATUSCODES", "250-PIPELINING", "250-REQUIRETLS", "250-SMTPUTF8", "250 SIZE 52428800"}; !slices.Equal(sorted(offers[1:]), sorted(want)) {
 			t.Errorf("EHLO offers %q", offers)
 		}
 		c.say("STARTTLS\r\n", "502 5.5.1")
@@ -198,7 +198,7 @@ func TestListenerSTARTTLS(t *testing.T) {
 		c.say("EHLO client.example\r\nMAIL FROM:<a@client.example>\r\n", "250", "250")
 	})
 	t.Run("S16 it has no parameters, nor another name", func(t *testing.T) {
-		newTLSDesk(t, false, nil).hello().say("STARTTLS now\r\nSTARTTLSxyz\r\nNOOP\r\n", "502 5.5.1", "502 5.5.1", "250")
+		newTLSDesk(t, false, nil).hello().say("STARTTLS now\r\nSTARTTLSxyz\r\nNOOP\r\n", "501 5.5.4", "502 5.5.1", "250")
 	})
 	t.Run("in a transaction it is refused, and the transaction goes on", func(t *testing.T) {
 		d := newTLSDesk(t, false, nil)

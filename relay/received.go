@@ -1,13 +1,12 @@
 package relay
 
 import (
-	"bytes"
 	"fmt"
 	"net/netip"
 	"strings"
 	"time"
 
-	"stsrelay/tlsrpt"
+	"stsrelay/internal/addr"
 )
 
 // maxHops is how many Received fields a message may have: more are a loop (RFC
@@ -20,35 +19,63 @@ type trace struct {
 	client   netip.Addr
 	hostname string // ours
 	esmtp    bool
+	utf8     bool   // with SMTPUTF8
+	wide     bool   // the message will be sent with SMTPUTF8 only
 	tls      string // "TLS 1.3 with cipher ...", "" without
 	id       ID
-	to       string // the only recipient, "" when there are several
+	to       addr.Address // the only recipient, zero when there are several
 	at       time.Time
+}
+
+// with is the protocol (RFC 3848; RFC 6531, Section 4.3).
+func (t trace) with() string {
+	switch {
+	case t.utf8 && t.tls != "":
+		return "UTF8SMTPS"
+	case t.utf8:
+		return "UTF8SMTP"
+	case t.esmtp && t.tls != "":
+		return "ESMTPS"
+	case t.esmtp:
+		return "ESMTP"
+	}
+	return "SMTP"
+}
+
+// host is a name as the field has it: with U-labels if the message goes with
+// SMTPUTF8 anyway, else as it is, so that it is not the field that needs it (RFC
+// 6531, Section 3.7.3).
+func (t trace) host(name string) string {
+	if d, err := addr.ParseDomain(name); err == nil && t.wide {
+		return d.Unicode()
+	}
+	return name
+}
+
+// recipient is the address of the FOR clause, "" for none, likewise.
+func (t trace) recipient() string {
+	if t.wide {
+		return t.to.String()
+	}
+	s, _ := t.to.ASCII()
+	return s
 }
 
 // field writes the Received field, with its CRLF. The HELO name is somebody's
 // word and cleaned.
 func (t trace) field() string {
-	from := heloText(t.helo)
-	with := "SMTP"
-	switch { // RFC 3848
-	case t.esmtp && t.tls != "":
-		with = "ESMTPS"
-	case t.esmtp:
-		with = "ESMTP"
-	}
 	client := ""
 	if t.client.IsValid() {
 		client = " (" + literal(t.client) + ")"
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "Received: from %s%s\r\n", from, client)
+	fmt.Fprintf(&b, "Received: from %s%s\r\n", t.host(heloText(t.helo)), client)
 	if t.tls != "" {
 		fmt.Fprintf(&b, "\t(using %s)\r\n", t.tls)
 	}
-	fmt.Fprintf(&b, "\tby %s (stsrelay) with %s id %s", t.hostname, with, t.id)
-	if t.to != "" {
-		fmt.Fprintf(&b, "\r\n\tfor <%s>", t.to)
+	fmt.Fprintf(&b, "\tby %s (stsrelay) with %s id %s", t.host(t.hostname), t.with(), t.id)
+	if to := t.recipient(); to != "" {
+		fmt.Fprintf(&b, "\r\n\tfor <%s>", to)
 	}
 	fmt.Fprintf(&b, "; %s\r\n", t.at.Format("Mon, 2 Jan 2006 15:04:05 -0700"))
 	return b.String()
@@ -73,108 +100,4 @@ func heloText(s string) string {
 		return "unknown"
 	}
 	return s
-}
-
-// A headerScan reads the header of a message as it passes: how many hops it has
-// behind it, and what the client called it.
-type headerScan struct {
-	hops      int
-	upstream  string // queue id in the topmost Received
-	messageID string
-	line      []byte
-	field     []byte // the unfolded beginning of the current field
-	done      bool
-	size      int
-}
-
-// maxHeaderScan bounds how far the header is read, in octets.
-const maxHeaderScan = 1 << 20
-
-func (h *headerScan) write(p []byte) {
-	for len(p) > 0 && !h.done {
-		i := bytes.IndexByte(p, '\n')
-		if i < 0 {
-			h.add(p)
-			return
-		}
-		h.add(p[:i])
-		h.endLine()
-		p = p[i+1:]
-	}
-}
-
-// end says that there is no more.
-func (h *headerScan) end() {
-	if !h.done {
-		h.endLine()
-		h.endField()
-		h.done = true
-	}
-}
-
-func (h *headerScan) add(p []byte) {
-	if h.size += len(p); h.size > maxHeaderScan {
-		h.endField()
-		h.done = true
-		return
-	}
-	if room := 4096 - len(h.line); room > 0 {
-		h.line = append(h.line, p[:min(room, len(p))]...)
-	}
-}
-
-func (h *headerScan) endLine() {
-	line := bytes.TrimSuffix(h.line, []byte("\r"))
-	switch {
-	case len(line) == 0:
-		h.endField()
-		h.done = true
-	case line[0] == ' ' || line[0] == '\t':
-		if len(h.field) < 8192 {
-			h.field = append(h.field, line...)
-		}
-	default:
-		h.endField()
-		h.field = append(h.field[:0], line...)
-	}
-	h.line = h.line[:0]
-}
-
-func (h *headerScan) endField() {
-	name, value, ok := strings.Cut(string(h.field), ":")
-	h.field = h.field[:0]
-	if !ok {
-		return
-	}
-	switch name := strings.TrimRight(name, " \t"); {
-	case strings.EqualFold(name, "Received"):
-		if h.hops++; h.hops == 1 {
-			h.upstream = queueID(value)
-		}
-	case strings.EqualFold(name, "Message-ID") && h.messageID == "":
-		h.messageID = tlsrpt.Clean(strings.TrimSpace(value))
-	}
-}
-
-// queueID finds the id clause of a Received field.
-func queueID(value string) string {
-	fields := strings.Fields(value)
-	for i, f := range fields[:max(0, len(fields)-1)] {
-		if strings.EqualFold(f, "id") {
-			id := strings.TrimSuffix(fields[i+1], ";")
-			if isQueueID(id) {
-				return id
-			}
-		}
-	}
-	return ""
-}
-
-func isQueueID(s string) bool {
-	for _, c := range []byte(s) {
-		if c <= ' ' || c >= 0x7f || strings.IndexByte("\"<>()\\", c) >= 0 {
-			return false
-		}
-	}
-	return len(s) >= 1 && len(s) <= 64
 }

@@ -2,17 +2,19 @@ package relay
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"time"
 	"unicode"
+	"unicode/utf8"
 
+	"stsrelay/delivery"
 	"stsrelay/internal/addr"
 
 	"github.com/emersion/go-smtp"
@@ -29,19 +31,18 @@ type session struct {
 	shim *shim
 	ctx  context.Context
 
-	from addr.Address
-	opts smtp.MailOptions
-	mail bool // MAIL was taken
-	to   []addr.Address
-	seen map[mailbox]bool // of to
+	from   addr.Address
+	params mailParams
+	mail   bool // MAIL was taken
+	to     []Recipient
+	seen   map[mailbox]bool // of to
 
-	stray   int  // messages with a bare CR or LF so far
-	closing bool // 421 was said
+	stray int // messages with a bare CR or LF so far
 }
 
 // Reset ends a transaction.
 func (s *session) Reset() {
-	s.mail, s.from, s.opts, s.to, s.seen = false, addr.Address{}, smtp.MailOptions{}, nil, nil
+	s.mail, s.from, s.params, s.to, s.seen = false, addr.Address{}, mailParams{}, nil, nil
 	s.shim.setBusy(false)
 }
 
@@ -51,49 +52,73 @@ func (s *session) Logout() error {
 	return nil
 }
 
-// Mail begins a transaction.
-func (s *session) Mail(from string, o *smtp.MailOptions) error {
+// Mail begins a transaction. Its parameters are the shim's (S18).
+func (s *session) Mail(from string, _ *smtp.MailOptions) error {
 	switch {
-	case s.closing: // go-smtp still has what was pipelined
-		return refusal(421, smtp.EnhancedCode{4, 7, 0}, "this connection is closing")
 	case s.mail: // go-smtp would keep the recipients of the first one (S8)
 		return s.refused(503, smtp.EnhancedCode{5, 5, 1}, "a transaction is under way: say RSET first")
 	case !s.shim.greeted: // what was said before TLS does not count (RFC 3207, Section 4.2)
 		return s.refused(503, smtp.EnhancedCode{5, 5, 1}, "say EHLO first: TLS has begun since the last one")
-	case o.Auth != nil: // RFC 5321, Section 4.1.1.11
-		return s.refused(555, smtp.EnhancedCode{5, 5, 4}, "AUTH is not offered")
 	}
 	if client := s.shim.RemoteAddr(); !mayRelay(s.l.o.AllowFrom, client) {
 		return s.refused(550, smtp.EnhancedCode{5, 7, 1}, "client %s may not relay here: allow_from of listener %q does not list it", clientText(client), s.l.o.Name)
 	}
-	if o.Size > s.l.o.MaxMessageSize {
+	p, err := parseMailParams(s.shim.args)
+	switch {
+	case err != nil:
+		return s.badParams("MAIL", err)
+	case p.requireTLS && s.l.o.TLS == nil:
+		return s.badParams("MAIL", unknownParam("REQUIRETLS"))
+	case p.requireTLS && !s.shim.isSecure(): // RFC 8689, Section 2
+		return s.refused(530, smtp.EnhancedCode{5, 7, 10}, "REQUIRETLS is for TLS only: say STARTTLS first")
+	case p.size > s.l.o.MaxMessageSize:
 		return s.refused(552, smtp.EnhancedCode{5, 3, 4}, "the message is larger than the %d octets that are taken here", s.l.o.MaxMessageSize)
 	}
 	var a addr.Address
 	if from != "" {
-		var err error
-		if a, err = readAddress(from); err != nil {
-			return s.badAddress(smtp.EnhancedCode{5, 1, 7}, "sender", err)
+		a, err = readAddress(from, p.utf8)
+		switch {
+		case errors.Is(err, errNotASCII): // RFC 6531, Section 3.5
+			return s.refused(550, smtp.EnhancedCode{5, 6, 7}, "the sender's address is not ASCII, and MAIL has no SMTPUTF8")
+		case err != nil:
+			return s.refused(501, smtp.EnhancedCode{5, 1, 7}, "the sender's address is not one: %s", cleanLine(err.Error()))
 		}
 	}
-	s.from, s.opts, s.mail, s.seen = a, *o, true, map[mailbox]bool{}
+	s.from, s.params, s.mail, s.seen = a, p, true, map[mailbox]bool{}
 	s.shim.setBusy(true)
 	return nil
 }
 
-// Rcpt adds a recipient.
+// Rcpt adds a recipient. Of one that is named twice the first counts, with its
+// parameters.
 func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
-	a, err := readAddress(to)
+	p, err := parseRcptParams(s.shim.args, s.params.utf8)
+	if err != nil {
+		return s.badParams("RCPT", err)
+	}
+	a, err := readAddress(to, s.params.utf8)
 	switch {
+	case errors.Is(err, errNotASCII): // RFC 6531, Section 3.5
+		return s.refused(553, smtp.EnhancedCode{5, 6, 7}, "the recipient's address is not ASCII, and MAIL had no SMTPUTF8")
 	case err != nil:
-		return s.badAddress(smtp.EnhancedCode{5, 1, 3}, "recipient", err)
+		return s.refused(501, smtp.EnhancedCode{5, 1, 3}, "the recipient's address is not one: %s", cleanLine(err.Error()))
 	case len(s.to) >= maxRecipients:
 		return s.refused(452, smtp.EnhancedCode{4, 5, 3}, "more than %d recipients: send the message again to the others", maxRecipients)
 	case !s.seen[mailbox{a.Local(), a.NextHop()}]:
 		s.seen[mailbox{a.Local(), a.NextHop()}] = true
-		s.to = append(s.to, a)
+		s.to = append(s.to, Recipient{Address: a, Notify: p.notify, Original: p.original})
 	}
 	return nil
+}
+
+// badParams refuses parameters: those that are not offered (RFC 5321, Section
+// 4.1.1.11), and those that are wrong.
+func (s *session) badParams(verb string, err error) error {
+	var unknown unknownParam
+	if errors.As(err, &unknown) {
+		return s.refused(555, smtp.EnhancedCode{5, 5, 4}, "a parameter of %s: %s", verb, unknown.Error())
+	}
+	return s.refused(501, smtp.EnhancedCode{5, 5, 4}, "a parameter of %s: %s", verb, err.Error())
 }
 
 // A mailbox is an address however its domain was written.
@@ -102,20 +127,16 @@ type mailbox struct {
 	at    addr.NextHop
 }
 
-func (s *session) badAddress(enhanced smtp.EnhancedCode, who string, err error) error {
-	if errors.Is(err, errNotASCII) {
-		return s.refused(553, smtp.EnhancedCode{5, 6, 7}, "the %s's address is not ASCII, and SMTPUTF8 is not offered", who)
-	}
-	return s.refused(553, enhanced, "the %s's address is not one: %s", who, cleanLine(err.Error()))
-}
-
 var errNotASCII = errors.New("not ASCII")
 
 // readAddress reads an address as go-smtp gives it: with its local part
-// unquoted (RFC 5321, Section 4.1.2; S6).
-func readAddress(s string) (addr.Address, error) {
-	if strings.IndexFunc(s, func(r rune) bool { return r > 0x7f }) >= 0 {
+// unquoted (RFC 5321, Section 4.1.2; S6). Wide says that MAIL had SMTPUTF8.
+func readAddress(s string, wide bool) (addr.Address, error) {
+	if !wide && !onlyASCII(s) {
 		return addr.Address{}, errNotASCII
+	}
+	if !utf8.ValidString(s) {
+		return addr.Address{}, errors.New("it is not UTF-8")
 	}
 	if strings.ContainsFunc(s, unicode.IsControl) { // S7
 		return addr.Address{}, fmt.Errorf("%q has control characters", s)
@@ -159,7 +180,9 @@ type intake struct {
 
 func (in *intake) copy(r io.Reader) error {
 	s := in.s
-	if _, err := io.WriteString(in.to, s.trace(in.id).field()); err != nil {
+	field := s.trace(in.id).field()
+	in.high = !onlyASCII(field)
+	if _, err := io.WriteString(in.to, field); err != nil {
 		return s.storeFault(in.id, err)
 	}
 	w := bufio.NewWriterSize(in.to, 32<<10)
@@ -204,7 +227,6 @@ func (s *session) strayLineEnd() error {
 	if s.stray++; s.stray == 1 {
 		return s.refused(550, smtp.EnhancedCode{5, 5, 2}, text)
 	}
-	s.closing = true
 	s.shim.drop()
 	return s.refused(421, smtp.EnhancedCode{4, 7, 0}, "once more "+text)
 }
@@ -243,19 +265,20 @@ func (s *session) accept(in *intake, body BodyWriter) error {
 
 // message splits the recipients by destination.
 func (s *session) message(in *intake, size int64) Message {
-	o := Options{Body: Body(s.opts.Body), EightBit: in.high, Listener: s.l.o.Name, Upstream: in.head.upstream,
+	o := Options{Body: s.params.body, EightBit: in.high, UTF8: s.params.utf8, Demand: s.demand(in),
+		Envelope: s.params.envelope, Return: s.params.ret, Listener: s.l.o.Name, Upstream: in.head.upstream,
 		Client: heloText(s.conn.Hostname()) + " " + clientText(s.shim.RemoteAddr())}
 	m := Message{ID: in.id, From: s.from, Options: o, Size: size}
 	index := map[Destination]int{}
-	for _, a := range s.to {
-		d := Destination(a.NextHop().String())
+	for _, r := range s.to {
+		d := Destination(r.Address.NextHop().String())
 		i, ok := index[d]
 		if !ok {
 			i = len(m.Entries)
 			index[d] = i
 			m.Entries = append(m.Entries, NewEntry{Destination: d})
 		}
-		m.Entries[i].To = append(m.Entries[i].To, Recipient{Address: a})
+		m.Entries[i].To = append(m.Entries[i].To, r)
 	}
 	for i := range m.Entries {
 		m.Entries[i].ID = EntryID(m.ID, i, len(m.Entries))
@@ -263,16 +286,35 @@ func (s *session) message(in *intake, size int64) Message {
 	return m
 }
 
+// demand is what the message asks of TLS. Its header is not heard if MAIL has
+// spoken (RFC 8689, Section 4.1).
+func (s *session) demand(in *intake) delivery.Demand {
+	switch {
+	case s.params.requireTLS:
+		return delivery.Require
+	case in.head.tls.isNo() && !s.l.o.IgnoreTLSRequired:
+		return delivery.Ignore
+	}
+	return delivery.Default
+}
+
 func (s *session) trace(id ID) trace {
-	t := trace{helo: s.conn.Hostname(), client: clientIP(s.shim.RemoteAddr()), hostname: s.l.o.Hostname, esmtp: s.shim.esmtp, id: id, at: time.Now()}
+	t := trace{helo: s.conn.Hostname(), client: clientIP(s.shim.RemoteAddr()), hostname: s.l.o.Hostname, esmtp: s.shim.esmtp,
+		utf8: s.params.utf8, wide: s.isWide(), id: id, at: time.Now()}
 	if tc, ok := s.shim.Conn.(*tls.Conn); ok {
 		state := tc.ConnectionState()
 		t.tls = tls.VersionName(state.Version) + " with cipher " + tls.CipherSuiteName(state.CipherSuite)
 	}
 	if len(s.to) == 1 {
-		t.to = s.to[0].String()
+		t.to = s.to[0].Address
 	}
 	return t
+}
+
+// isWide reports whether all copies of the message will go with SMTPUTF8 or not
+// at all, for they have an address that needs it.
+func (s *session) isWide() bool {
+	return s.from.NeedsUTF8() || !slices.ContainsFunc(s.to, func(r Recipient) bool { return !r.Address.NeedsUTF8() })
 }
 
 // storeFault says what the client must know: try again.
@@ -299,90 +341,4 @@ func (s *session) logAccepted(m Message, in *intake) {
 		Str("client", m.Options.Client).Str("listener", s.l.o.Name).Str("message_id", in.head.messageID).
 		Str("upstream_id", m.Options.Upstream).
 		Msgf("%s: from=%s, size=%d, nrcpt=%d (queue active)", m.ID, m.From.Path(), m.Size, len(s.to))
-}
-
-// A contentScan follows content to its end by the rules of go-smtp's reader,
-// state by state: were it to see another end, it would take commands for
-// content, or content for commands (RFC 5321, Section 4.1.1.4; ledger SMUG-01).
-type contentScan struct {
-	open  bool // the end is still to come
-	state scanState
-	cr    bool // the last octet was a CR
-	line  int  // octets of the line so far
-	bare  bool // there was a CR or LF that was not part of a CRLF
-	long  bool // there was a line of more than maxBodyLine octets
-}
-
-type scanState uint8
-
-const (
-	lineStart scanState = iota // where content begins
-	lineDot                    // after a dot at the start of a line
-	lineDotCR                  // after that and a CR
-	lineCR                     // after a CR that may end the line
-	lineRest
-)
-
-// scan returns how many octets of p are content.
-func (s *contentScan) scan(p []byte) (n int) {
-	for n < len(p) && s.open {
-		if s.state == lineRest && p[n] != '\r' { // most octets: up to the next that matters
-			end := bytes.IndexByte(p[n:], '\r')
-			if end < 0 {
-				end = len(p) - n
-			}
-			s.skip(p[n : n+end])
-			n += end
-			continue
-		}
-		s.step(p[n])
-		n++
-	}
-	return n
-}
-
-// skip takes octets of which none is a CR.
-func (s *contentScan) skip(p []byte) {
-	for len(p) > 0 {
-		end := bytes.IndexByte(p, '\n')
-		if end < 0 {
-			s.bare = s.bare || s.cr
-			s.cr = false
-			s.count(len(p))
-			return
-		}
-		s.bare = s.bare || end > 0 || !s.cr
-		s.cr = false
-		s.count(end)
-		s.line, p = 0, p[end+1:]
-	}
-}
-
-func (s *contentScan) step(b byte) {
-	s.bare = s.bare || (b == '\n') != s.cr
-	s.cr = b == '\r'
-	if b == '\n' {
-		s.line = 0
-	} else {
-		s.count(1)
-	}
-	switch {
-	case s.state == lineStart && b == '.':
-		s.state = lineDot
-	case s.state == lineDot && b == '\r':
-		s.state = lineDotCR
-	case s.state == lineDotCR && b == '\n':
-		s.open = false
-	case s.state == lineCR && b == '\n':
-		s.state = lineStart
-	case (s.state == lineStart || s.state == lineRest) && b == '\r':
-		s.state = lineCR
-	default:
-		s.state = lineRest
-	}
-}
-
-func (s *contentScan) count(n int) {
-	s.line += n
-	s.long = s.long || s.line > maxBodyLine
 }

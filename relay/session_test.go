@@ -1,6 +1,7 @@
 package relay
 
 import (
+	"errors"
 	"strings"
 	"testing"
 )
@@ -22,13 +23,20 @@ func TestReadAddress(t *testing.T) {
 		{"S7 DEL", "a\x7f@d.example", "", "control characters"},
 		{"S7 a control character in the domain", "a@d\x01.example", "", "control characters"},
 		{"S7 CR and LF", "a\r\nRCPT@d.example", "", "control characters"},
-		{"S8 octets that are no UTF-8", "a\xff@d.example", "", "not ASCII"},
-		{"S8 a domain that is not ASCII", "a@bücher.example", "", "not ASCII"},
+		{"S8 octets that are no UTF-8, with SMTPUTF8", "ü\xff@d.example", "", "UTF-8"},
+		{"UTF8-3.3-01 a local part that is not ASCII", "grüße@d.example", "grüße@d.example", ""},
+		{"UTF8-3.3-01 in quotes", "grü ße@d.example", `"grü ße"@d.example`, ""},
+		{"UTF8-3.3-01 a domain with a U-label", "a@bücher.example", "a@bücher.example", ""},
+		{"UTF8-3.3-01 an overlong form", "gr\xc0\xafe@d.example", "", "UTF-8"},
+		{"UTF8-3.3-01 an overlong form in the domain", "a@b\xc0\xafcher.example", "", "UTF-8"},
+		{"UTF8-3.3-01 a surrogate", "gr\xed\xa0\x80e@d.example", "", "UTF-8"},
+		{"UTF8-3.3-01 a character that is cut off", "gr\xc3@d.example", "", "UTF-8"},
+		{"S7 a control character beyond ASCII", "gr\u009be@d.example", "", "control characters"},
 		{"no domain", "postmaster", "", "no domain"},
 		{"a domain that ends in a dot", "u@d.example.", "", "dot"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			a, err := readAddress(tt.in)
+			a, err := readAddress(tt.in, true)
 			switch {
 			case tt.want == "" && err == nil:
 				t.Errorf("%s is an address", a)
@@ -38,5 +46,13 @@ func TestReadAddress(t *testing.T) {
 				t.Errorf("%s, %v", a, err)
 			}
 		})
+	}
+}
+
+func TestReadAddressWithoutSMTPUTF8(t *testing.T) {
+	for _, in := range []string{"grüße@d.example", "a@bücher.example", "a\xff@d.example"} {
+		if a, err := readAddress(in, false); !errors.Is(err, errNotASCII) {
+			t.Errorf("%q: %s, %v", in, a, err)
+		}
 	}
 }

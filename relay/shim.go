@@ -23,9 +23,10 @@ const (
 
 // A shim stands between go-smtp and a client's connection, above TLS, so that
 // its rules hold inside TLS too. It closes what the library leaves open (the
-// numbers are those of the tests): go-smtp is given whole command lines, each
-// bounded and ending in CRLF (S12, ledger SMUG-05); replies go out when the
-// input is empty and not line by line (S3; RFC 2920, Section 3.2); the time
+// numbers are those of the tests): go-smtp is given one whole command line at a
+// time, bounded and ending in CRLF (S12, ledger SMUG-05), and of MAIL and RCPT
+// the path only: their parameters are for the session (S18); replies go out when
+// the input is empty and not line by line (S3; RFC 2920, Section 3.2); the time
 // limit of content is for each read and not for the whole (S2); a client that
 // was silent for too long is never heard again, so that the rest of its content
 // is not taken for commands (S1); CHUNKING is not there (S4); idle clients can
@@ -44,6 +45,9 @@ type shim struct {
 	buf     []byte
 	in      []byte // of buf: what was read and not given on
 	ready   int    // so many of its octets may be given on
+	body    int    // so many of those, the first, are content
+	line    []byte // what is left of the command that is being given on
+	args    string // its parameters, if it is MAIL or RCPT
 	content contentScan
 	since   time.Time // when the wait for a command began
 	begun   bool      // something was read
@@ -60,20 +64,33 @@ type shim struct {
 }
 
 type shimOptions struct {
-	idle    time.Duration     // between two reads
-	loose   bool              // command lines may end in LF
-	bye     string            // what is said when the relay ends
-	replies map[string]string // what go-smtp says: what is said instead
-	refused func(c *shim, why string)
-	tls     *tls.Config // nil: no TLS
-	secure  bool        // TLS from the first octet
+	idle       time.Duration     // between two reads
+	loose      bool              // command lines may end in LF
+	bye        string            // what is said when the relay ends
+	replies    map[string]string // what go-smtp says: what is said instead
+	postmaster string            // the path of the mailbox that <postmaster> is
+	refused    func(c *shim, why string)
+	tls        *tls.Config // nil: no TLS
+	secure     bool        // TLS from the first octet
 }
 
-// Read gives on what was found sound. When there is nothing left of it, what
-// waits is written and more is read. After an error nothing is read again.
+// Read gives on what was found sound: content, or one command line, so that
+// what the session asks of the shim is about the command that go-smtp has. When
+// there is nothing left, what waits is written and more is read. After an error
+// nothing is read again.
 func (c *shim) Read(p []byte) (int, error) {
-	for c.ready == 0 {
+	for {
 		switch {
+		case len(c.line) > 0:
+			n := copy(p, c.line)
+			c.line = c.line[n:]
+			return n, nil
+		case c.body > 0:
+			n := copy(p, c.in[:c.body])
+			c.in, c.ready, c.body = c.in[n:], c.ready-n, c.body-n
+			return n, nil
+		case c.ready > 0:
+			c.next()
 		case c.failed != nil:
 			return 0, c.fail(c.failed)
 		case c.upgrade:
@@ -86,9 +103,6 @@ func (c *shim) Read(p []byte) (int, error) {
 			}
 		}
 	}
-	n := copy(p, c.in[:c.ready])
-	c.in, c.ready = c.in[n:], c.ready-n
-	return n, nil
 }
 
 // fill reads more. What is left of the last read is a part of a command line.
@@ -247,7 +261,8 @@ func (c *shim) sift() {
 	for c.ready < len(c.in) {
 		rest := c.in[c.ready:]
 		if c.content.open {
-			c.ready += c.content.scan(rest)
+			n := c.content.scan(rest)
+			c.ready, c.body = c.ready+n, c.body+n
 			continue
 		}
 		line := rest
@@ -273,35 +288,6 @@ func (c *shim) sift() {
 	}
 }
 
-// command looks at a whole command line, and says what the client hears of it
-// if it is refused. More says that the client has sent more behind it.
-func (c *shim) command(line []byte, more bool) (words string) {
-	text, crlf := bytes.CutSuffix(line, []byte("\r\n"))
-	broken := !crlf || bytes.IndexByte(text, '\r') >= 0
-	if bytes.IndexByte(line, 0) >= 0 || broken && !c.o.loose { // ledger SMUG-05
-		return "500 5.5.2 a command line has a NUL, or a CR or LF that is not part of a CRLF\r\n"
-	}
-	text = bytes.TrimRight(line, "\r\n") // as go-smtp does
-	if len(text) < 4 {
-		return ""
-	}
-	verb, argument := string(bytes.ToUpper(text[:4])), bytes.TrimSpace(text[4:])
-	switch {
-	case verb == "BDAT": // what follows would be taken for commands
-		return "502 5.5.1 BDAT is not there: CHUNKING was not offered\r\n"
-	case verb == "DATA" && len(argument) == 0 && more: // ledger SMUG-06
-		return early
-	case (verb == "EHLO" || verb == "HELO") && len(argument) > 0:
-		c.greeted, c.esmtp = true, verb == "EHLO"
-	case c.offersTLS() && bytes.EqualFold(bytes.TrimSpace(text), []byte("STARTTLS")):
-		if more { // RFC 3207, Section 4: it is the last of its group
-			return early
-		}
-		c.upgrade = true
-	}
-	return ""
-}
-
 // fail ends the reading for good.
 func (c *shim) fail(err error) error {
 	if c.words != "" && c.words != c.o.bye {
@@ -314,20 +300,27 @@ func (c *shim) fail(err error) error {
 }
 
 // drop forgets what was read and not given on, and has nothing more be read.
-func (c *shim) drop() { c.in, c.ready, c.failed = nil, 0, net.ErrClosed }
+func (c *shim) drop() {
+	c.in, c.ready, c.body, c.line, c.failed = nil, 0, 0, nil, net.ErrClosed
+}
 
 // Write keeps replies until the next read. Go-smtp calls it with one line, in
-// which it may repeat what the client said.
+// which it may repeat what the client said. To HELO it says an enhanced code,
+// which is not to be there (RFC 2034, Section 4).
 func (c *shim) Write(p []byte) (int, error) {
 	instead, ok := c.o.replies[string(p)]
 	switch {
-	case c.offersTLS() && string(p) == "250-CHUNKING\r\n":
-		c.out = append(c.out, "250-STARTTLS\r\n"...)
+	case string(p) == "250-CHUNKING\r\n":
+		c.out = append(c.out, c.keywords()...)
 	case ok:
 		c.out = append(c.out, instead...)
 	default:
 		n := len(c.out)
-		c.out = append(c.out, p...)
+		if hello, ok := bytes.CutPrefix(p, []byte("250 2.0.0 Hello ")); ok {
+			c.out = append(append(c.out, "250 Hello "...), hello...)
+		} else {
+			c.out = append(c.out, p...)
+		}
 		clean(bytes.TrimSuffix(c.out[n:], []byte("\r\n")))
 	}
 	if len(c.out) < writeBuffer {
@@ -340,10 +333,11 @@ func (c *shim) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// clean makes control characters visible (S7).
+// clean makes control characters visible (S7), and keeps replies to ASCII (RFC
+// 6531, Section 3.7.4.2).
 func clean(line []byte) {
 	for i, b := range line {
-		if b < ' ' || b == 0x7f {
+		if b < ' ' || b >= 0x7f {
 			line[i] = '?'
 		}
 	}
