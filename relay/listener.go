@@ -162,6 +162,7 @@ func (l *Listener) shimOptions() shimOptions {
 			"502 5.5.1 Please introduce yourself first.\r\n":                "503 5.5.1 say EHLO first\r\n", // RFC 5321, Section 4.1.4
 			"502 5.5.1 Missing MAIL FROM command.\r\n":                      "503 5.5.1 say MAIL first\r\n",
 			"502 5.5.1 Missing RCPT TO command.\r\n":                        "554 5.5.1 no valid recipients\r\n", // RFC 5321, Section 3.3
+			"523 5.7.10 TLS is required\r\n":                                "502 5.5.1 AUTH is not offered\r\n",
 			"502 5.5.1 TLS not supported\r\n":                               "502 5.5.1 STARTTLS is not offered, or not here: not with a parameter, not in a transaction and not under TLS\r\n",
 			fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize+1):            fmt.Sprintf("250 SIZE %d\r\n", l.o.MaxMessageSize),
 		}}

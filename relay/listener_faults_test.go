@@ -174,7 +174,7 @@ func TestS3_RepliesGoOutWhenTheInputIsEmpty(t *testing.T) {
 
 func TestListenerGrammar(t *testing.T) {
 	for _, tt := range []struct{ name, send, want string }{
-		{"S4 SMUG-07 CHUNKING is not there, and BDAT ends the connection", "BDAT 5 LAST\r\nhello", "502 5.5.1"},
+		{"S4 SMUG-07 CHUNK-2-04 CHUNKING is not there, and BDAT ends the connection", "BDAT 5 LAST\r\nhello", "502 5.5.1"},
 		{"S4 SMUG-07 in small letters too", "bdat 5\r\n", "502 5.5.1"},
 		{"S5 a limit of the library: XCLIENT is not there", "XCLIENT ADDR=192.0.2.1\r\n", "501"},
 		{"S6 a quoted local part stays one", "MAIL FROM:<\"x> NOTIFY=NEVER\"@d.example>\r\n", "250"},

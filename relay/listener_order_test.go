@@ -11,6 +11,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"stsrelay/internal/addr"
 	"stsrelay/internal/boltstore"
 	"stsrelay/internal/storetest"
 	"stsrelay/relay"
@@ -206,14 +207,40 @@ func TestListenerParameters(t *testing.T) {
 			t.Errorf("%q", to)
 		}
 	})
-	t.Run("verbs in small letters, and a local part as it is", func(t *testing.T) {
+	t.Run("SMTP-2.4-01 verbs and keywords in small letters, and a local part as it is", func(t *testing.T) {
 		d := newDesk(t, nil)
 		c := d.call()
-		c.say("ehlo client.example\r\nmail from:<User@Client.example>\r\nrcpt to:<B@example.net>\r\ndata\r\n", "250", "250", "250", "354")
+		c.say("ehlo client.example\r\nmail from:<User@Client.example> body=8bitmime size=10\r\nrcpt to:<B@example.net>\r\ndata\r\n", "250", "250", "250", "354")
 		c.say(".\r\n", "250")
 		e := d.queue()[0]
-		if e.From.Local() != "User" || e.To[0].Address.Local() != "B" {
+		if e.From.String() != "User@Client.example" || e.To[0].Address.String() != "B@example.net" || e.Options.Body != relay.Body8BitMIME {
 			t.Errorf("%s %s", e.From, e.To[0].Address)
+		}
+	})
+	t.Run("SMTP-2.3.5-01 a partial name stays one", func(t *testing.T) {
+		d := newDesk(t, nil)
+		if e := d.with(d.hello(), "<a@client>", "<u@sales>"); e.From.String() != "a@client" || e.To[0].Address.String() != "u@sales" || e.Destination != "sales" {
+			t.Errorf("%+v", e)
+		}
+	})
+	for _, postmaster := range []string{"", "ops@example.org"} {
+		t.Run("SMTP-4.5.1-02 S9 a postmaster without a domain is ours: "+postmaster, func(t *testing.T) {
+			want := "postmaster@relay.example.com"
+			d := newDesk(t, func(o *relay.ListenerOptions) {
+				if postmaster != "" {
+					o.Postmaster, want = addr.MustAddress(postmaster), postmaster
+				}
+			})
+			e := d.with(d.hello(), "<>", "<Postmaster> NOTIFY=NEVER", "<pOSTMASTER>")
+			if len(e.To) != 1 || e.To[0].Address.String() != want || e.To[0].Notify != "NEVER" {
+				t.Errorf("%+v", e.To)
+			}
+		})
+	}
+	t.Run("SMTP-4.5.1-02 a postmaster with a domain is its own", func(t *testing.T) {
+		d := newDesk(t, func(o *relay.ListenerOptions) { o.Postmaster = addr.MustAddress("ops@example.org") })
+		if e := d.with(d.hello(), "<>", "<POSTMASTER@example.net>"); e.To[0].Address.String() != "POSTMASTER@example.net" {
+			t.Errorf("%+v", e.To)
 		}
 	})
 	t.Run("SMTP-3.6.1-01 a source route is dropped", func(t *testing.T) {

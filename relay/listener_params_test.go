@@ -173,6 +173,16 @@ func TestListenerDSN(t *testing.T) {
 	}
 }
 
+func TestListenerOffersNoChunks(t *testing.T) {
+	t.Run("CHUNK-2-04 CHUNK-3-01 neither CHUNKING nor BINARYMIME is offered", func(t *testing.T) {
+		c := newDesk(t, nil).call()
+		c.send("EHLO client.example\r\n")
+		if got := c.reply(); strings.Contains(got, "CHUNKING") || strings.Contains(got, "BINARYMIME") {
+			t.Errorf("%q", got)
+		}
+	})
+}
+
 func TestListenerSMTPUTF8(t *testing.T) {
 	t.Run("UTF8-3.1-03 it is offered, and 8BITMIME with it", func(t *testing.T) {
 		c := newDesk(t, nil).call()

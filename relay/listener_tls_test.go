@@ -77,7 +77,7 @@ func bothKinds(t *testing.T, name string, change func(*relay.ListenerOptions), t
 }
 
 func TestListenerTLS(t *testing.T) {
-	bothKinds(t, "S17 mail is taken, Received tells of TLS, and STARTTLS is not offered inside", nil, func(t *testing.T, d *tlsDesk) {
+	bothKinds(t, "S17 STLS-4.2-03 mail is taken, Received tells of TLS, and STARTTLS is not offered inside", nil, func(t *testing.T, d *tlsDesk) {
 		c := d.secure()
 		c.send("EHLO client.example\r\n")
 		offers := strings.Split(c.reply(), "\n")
@@ -157,7 +157,7 @@ func TestListenerTLS(t *testing.T) {
 }
 
 func TestListenerSTARTTLS(t *testing.T) {
-	t.Run("it is offered, and mail without it is taken too", func(t *testing.T) {
+	t.Run("STLS-L-02 it is offered, and mail without it is taken too", func(t *testing.T) {
 		c := newTLSDesk(t, false, nil).call()
 		c.send("EHLO client.example\r\n")
 		if got := c.reply(); strings.Count(got, "\n250-STARTTLS\n") != 1 || strings.Contains(got, "CHUNKING") {
@@ -174,7 +174,7 @@ func TestListenerSTARTTLS(t *testing.T) {
 	for name, behind := range map[string]string{
 		"a command": "RSET\r\n", "a part of one": "R", "an envelope": "EHLO evil.example\r\nMAIL FROM:<evil@client.example>\r\n",
 	} {
-		t.Run("SMUG-06 "+name+" behind it in the clear is not served", func(t *testing.T) {
+		t.Run("STLS-4.2-03 SMUG-06 "+name+" behind it in the clear is not served", func(t *testing.T) {
 			d := newTLSDesk(t, false, nil)
 			c := d.hello()
 			c.say("NOOP\r\nSTARTTLS\r\n"+behind, "250", "421 4.5.0")
@@ -190,15 +190,15 @@ func TestListenerSTARTTLS(t *testing.T) {
 		c = newCaller(t, tls.Client(c.Conn, d.client))
 		c.say("EHLO client.example\r\n", "250")
 	})
-	t.Run("what was said before is forgotten", func(t *testing.T) {
+	t.Run("STLS-4.2-03 what was said before is forgotten", func(t *testing.T) {
 		c := newTLSDesk(t, false, nil).secure()
 		c.say("MAIL FROM:<a@client.example>\r\n", "503 5.5.1 say EHLO first")
 		c.say("EHLO\r\n", "501")
 		c.say("MAIL FROM:<a@client.example>\r\n", "503 5.5.1 say EHLO first")
 		c.say("EHLO client.example\r\nMAIL FROM:<a@client.example>\r\n", "250", "250")
 	})
-	t.Run("S16 it has no parameters, nor another name", func(t *testing.T) {
-		newTLSDesk(t, false, nil).hello().say("STARTTLS now\r\nSTARTTLSxyz\r\nNOOP\r\n", "501 5.5.4", "502 5.5.1", "250")
+	t.Run("STLS-L-01 S16 it has no parameters, nor another name", func(t *testing.T) {
+		newTLSDesk(t, false, nil).hello().say("STARTTLS now\r\nSTARTTLSxyz\r\nSTARTTLS\r\n", "501 5.5.4", "502 5.5.1", "220 2.0.0")
 	})
 	t.Run("in a transaction it is refused, and the transaction goes on", func(t *testing.T) {
 		d := newTLSDesk(t, false, nil)

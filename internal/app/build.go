@@ -163,7 +163,7 @@ func (h *house) buildClient(guard network.Guard, roots *x509.CertPool) (*deliver
 func (h *house) buildListener(l config.Listener) *relay.Listener {
 	return relay.NewListener(relay.ListenerOptions{
 		Name: l.Name, Hostname: h.cfg.Hostname.String(), AllowFrom: l.AllowFrom, MaxMessageSize: int64(l.MaxMessageSize),
-		Normalize: l.LineEndings == "normalize", Store: h.store, Wake: h.engine.Wake, Grace: h.o.Grace, Log: h.o.Log,
+		Normalize: l.LineEndings == "normalize", Postmaster: h.cfg.Postmaster, Store: h.store, Wake: h.engine.Wake, Grace: h.o.Grace, Log: h.o.Log,
 	})
 }
 
