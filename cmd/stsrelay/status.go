@@ -141,7 +141,7 @@ func showStatus(p printer, s admin.Status, now time.Time) {
 	}
 	line("Policies", "%d cached (%d enforce, %d testing, %d none)", policies, s.Policies["enforce"], s.Policies["testing"], s.Policies["none"])
 	line("TLS reports", "%s", reportsText(s.Reports, now))
-	line("DNS", "%s", s.DNS)
+	line("DNSSEC", "%s", dnssecText(s.DNSSEC, now))
 	line("Listeners", "%s", strings.Join(s.Listeners, "   "))
 	for i, d := range s.Destinations {
 		name := ""
@@ -179,4 +179,30 @@ func reportsText(r admin.ReportStatus, now time.Time) string {
 		parts = append(parts, "last tried "+age(now.Sub(r.LastRun))+" ago")
 	}
 	return strings.Join(parts, ", ")
+}
+
+// dnssecText is whether DNS answers are validated, and what follows for DANE.
+func dnssecText(d admin.DNSSECStatus, now time.Time) string {
+	var s string
+	switch {
+	case d.Tested.IsZero():
+		return "self-test under way"
+	case d.Since.IsZero():
+		s = "unknown"
+	case d.Validating:
+		s = "validated for " + age(now.Sub(d.Since))
+	default:
+		s = "not validated for " + age(now.Sub(d.Since))
+	}
+	switch {
+	case !d.DANE:
+		s += ", DANE off"
+	case !d.Validating:
+		s += ", DANE on by trust_ad"
+	}
+	s += fmt.Sprintf(", %s known", plural(d.TLSAHosts, "TLSA host"))
+	if d.Error != "" {
+		s += " (" + d.Error + ")"
+	}
+	return s
 }

@@ -29,7 +29,7 @@ type Status struct {
 	Destinations []Destination     `json:"destinations"`
 	Policies     map[string]int    `json:"policies"` // by mode
 	Reports      ReportStatus      `json:"tls_reports"`
-	DNS          string            `json:"dns"`
+	DNSSEC       DNSSECStatus      `json:"dnssec"`
 	Warnings     []string          `json:"warnings"`
 }
 
@@ -39,6 +39,16 @@ type ReportStatus struct {
 	Idle    string         `json:"idle,omitempty"` // why none is sent
 	LastRun time.Time      `json:"last_run,omitzero"`
 	States  map[string]int `json:"states"`
+}
+
+// DNSSECStatus is whether DNS answers are validated, by the self-test.
+type DNSSECStatus struct {
+	Validating bool      `json:"validating"`
+	DANE       bool      `json:"dane"`            // it is on: validating, or [dns] trust_ad
+	Since      time.Time `json:"since,omitzero"`  // of Validating; zero: no test had an answer yet
+	Tested     time.Time `json:"tested,omitzero"` // the last test
+	Error      string    `json:"error,omitempty"` // of the last test
+	TLSAHosts  int       `json:"tlsa_hosts"`      // remembered to have had TLSA records
 }
 
 // QueueStatus counts what waits.

@@ -31,6 +31,7 @@ type Options struct {
 	FetchLimit time.Duration     // a policy fetch in all; 0: a minute (RFC 8461, Section 3.3)
 	Timeouts   delivery.Timeouts // zero fields: those of RFC 5321
 	ReportGap  time.Duration     // from one TLS report by HTTPS to a host to the next; 0: a second, negative: none
+	SelfTest   time.Duration     // from one test of DNSSEC to the next; 0: a minute, and less after a failure
 	Grace      time.Duration     // for running attempts at the end; 0: 30s
 	Ready      func(Info)        // called once mail is accepted
 	Stopping   func()            // called when the end begins

@@ -37,7 +37,8 @@ type house struct {
 	reports  *tlsrpt.Sender // nil: off
 	doors    []*door
 	admin    *admin.Server
-	selfTest selfTest
+	dane     *validation
+	tlsa     *tlsaMemory
 }
 
 // A door is a listener and the socket it takes connections from.
@@ -85,7 +86,7 @@ func build(ctx context.Context, cfg config.Config, o Options) (h *house, err err
 		closers = append(closers, d.socket)
 		h.doors = append(h.doors, d)
 	}
-	if err := h.buildRooms(); err != nil {
+	if err := h.buildRooms(ctx); err != nil {
 		return nil, err
 	}
 	for i, l := range cfg.Listeners {
@@ -111,7 +112,7 @@ func (o Options) defaults() Options {
 }
 
 // buildRooms makes what stands between the store and the listeners.
-func (h *house) buildRooms() (err error) {
+func (h *house) buildRooms(ctx context.Context) (err error) {
 	cfg, o := h.cfg, h.o
 	roots := o.Roots
 	if roots == nil && cfg.Delivery.RootsFile != "" {
@@ -121,6 +122,9 @@ func (h *house) buildRooms() (err error) {
 	}
 	if h.dns, err = resolver.New(resolver.Options{Servers: cfg.DNS.Servers, TrustAD: cfg.DNS.TrustAD,
 		NoIPv4: !cfg.Delivery.Uses("ipv4"), NoIPv6: !cfg.Delivery.Uses("ipv6")}); err != nil {
+		return err
+	}
+	if err := h.buildDANE(ctx); err != nil {
 		return err
 	}
 	guard := network.Guard{Allow: cfg.Network.AllowPrivate}
@@ -151,6 +155,7 @@ func (h *house) buildClient(guard network.Guard, roots *x509.CertPool) (*deliver
 	}
 	return delivery.New(delivery.Options{
 		Hostname: cfg.Hostname.String(), Resolver: h.dns, Policies: h.policies, Dialer: h.o.Dialer, Guard: guard, Roots: roots,
+		Validating: h.dane.validating, Seen: h.tlsa,
 		IPv6: cfg.Delivery.Uses("ipv6"), IPv4: cfg.Delivery.Uses("ipv4"), Prefer4: cfg.Delivery.IPFamilies[0] == "ipv4",
 		Bind: cfg.Delivery.Bind, Own: own,
 		Rules:                 delivery.Rules{DANESupersedes: cfg.STS.DANESupersedes, Audit: cfg.Delivery.Enforcement == "audit"},

@@ -22,8 +22,9 @@ func (h *house) run(ctx context.Context) error {
 	cellar.start("policy cache", h.policies.Run)
 	cellar.start("delivery", h.client.Run)
 	cellar.start("admin", h.admin.Serve)
-	cellar.start("DNS self-test", h.testDNS)
-	engine.start("queue", h.engine.Run)
+	cellar.start("DNS self-test", h.dane.run)
+	cellar.start("memory of TLSA records", h.tlsa.run)
+	engine.start("queue", h.runQueue)
 	if h.reports != nil { // makes mail, so it ends with those who bring some
 		doors.start("TLS reports", h.reports.Run)
 	}

@@ -71,3 +71,9 @@ func (c *cache) put(q question, e entry, now time.Time) {
 		c.lru.RemoveOldest()
 	}
 }
+
+func (c *cache) clear() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.lru.Purge()
+}

@@ -139,6 +139,9 @@ func (c *Client) Addresses(ctx context.Context, host addr.Host) (Addresses, erro
 	return join(v6, v4)
 }
 
+// Forget empties the cache: what was answered before is asked anew.
+func (c *Client) Forget() { c.cache.clear() }
+
 // A family is what one of the two address questions gave.
 type family struct {
 	asked  bool
