@@ -171,7 +171,7 @@ func TestTXT(t *testing.T) {
 			}
 		}
 	})
-	t.Run("STS-3.1-15 a search list is not used", func(t *testing.T) {
+	t.Run("STS-3.1-15 SMTP-2.3.5-01 a search list is not used", func(t *testing.T) {
 		s := startServer(t, soa, `_mta-sts.example.test.corp.test. 300 IN TXT "v=STSv1; id=1;"`)
 		conf := filepath.Join(t.TempDir(), "resolv.conf")
 		write(t, conf, "nameserver 192.0.2.53\nsearch corp.test\noptions ndots:5\n")
