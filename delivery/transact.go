@@ -37,7 +37,9 @@ type transaction struct {
 var errStale = errors.New("the kept connection had ended")
 
 // mailLine is MAIL with what this server understands and this message needs
-// (ledger SMTP-4.1.1.3-03, 8BIT-3-01, SIZE-6-01, UTF8-3.1-02, RTLS-2-02).
+// (ledger SMTP-4.1.1.3-03, 8BIT-3-01, SIZE-6-01, UTF8-3.1-02, RTLS-2-02). A
+// header in UTF-8 that came without SMTPUTF8 goes with it where it can, and else
+// as it came (UTF8-6532-01).
 func (x *transaction) mailLine(b *strings.Builder, c *conn) {
 	b.WriteString("MAIL FROM:<")
 	b.WriteString(wireAddress(x.From))
@@ -49,7 +51,7 @@ func (x *transaction) mailLine(b *strings.Builder, c *conn) {
 	if x.Body8 {
 		b.WriteString(" BODY=8BITMIME")
 	}
-	if x.needsUTF8() {
+	if x.needsUTF8() || x.Head8 && c.ext.utf8 {
 		b.WriteString(" SMTPUTF8")
 	}
 	if x.Demand == Require && c.evidence.RequireTLS {

@@ -299,6 +299,19 @@ func TestUnfit(t *testing.T) {
 			t.Errorf("%+v", got.messages)
 		}
 	})
+	for _, keywords := range [][]string{full, {"8BITMIME"}} {
+		t.Run(fmt.Sprintf("UTF8-6532-01 a header in UTF-8 that came without SMTPUTF8 goes on, %d keywords", len(keywords)), func(t *testing.T) {
+			m := plainMX("mx.a.example", keywords...)
+			w := one(t, m)
+			j := job("1", eight, "u@a.example")
+			j.Head8 = true
+			w.deliver(w.client(), "a.example", j)
+			got := m.look()
+			if len(got.messages) != 1 || got.messages[0].data != eight || strings.Contains(got.messages[0].from, " SMTPUTF8") != slices.Contains(keywords, "SMTPUTF8") {
+				t.Errorf("%+v", got.messages)
+			}
+		})
+	}
 	t.Run("UTF8-3.2-03 an ASCII mailbox in an IDN domain goes as A-label", func(t *testing.T) {
 		m := plainMX("mx.a.example")
 		w := one(t, m)

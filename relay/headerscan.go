@@ -3,6 +3,7 @@ package relay
 import (
 	"bytes"
 	"strings"
+	"unicode/utf8"
 
 	"stsrelay/tlsrpt"
 )
@@ -14,11 +15,17 @@ type headerScan struct {
 	upstream  string // queue id in the topmost Received
 	messageID string
 	tls       tlsRequired
+	high      bool // there are octets above 0x7F
+	broken    bool // of which some are no UTF-8
 	line      []byte
 	field     []byte // the unfolded beginning of the current field
 	done      bool
 	size      int
 }
+
+// isUTF8 reports whether the header is internationalised (RFC 6532, Section 3):
+// not in ASCII, but in UTF-8.
+func (h *headerScan) isUTF8() bool { return h.high && !h.broken }
 
 // maxHeaderScan bounds how far the header is read, in octets.
 const maxHeaderScan = 1 << 20
@@ -58,6 +65,8 @@ func (h *headerScan) add(p []byte) {
 
 func (h *headerScan) endLine() {
 	line := bytes.TrimSuffix(h.line, []byte("\r"))
+	h.high = h.high || bytes.ContainsFunc(line, func(r rune) bool { return r >= utf8.RuneSelf })
+	h.broken = h.broken || !utf8.Valid(line)
 	switch {
 	case len(line) == 0:
 		h.endField()

@@ -51,6 +51,37 @@ func TestHeaderScan(t *testing.T) {
 	})
 }
 
+// What a header is written in.
+func TestUTF8_6532_01_Header8(t *testing.T) {
+	for _, tt := range []struct {
+		name, in string
+		want     bool
+	}{
+		{"ASCII", "Subject: x\r\n\r\n", false},
+		{"UTF-8", "Subject: grün\r\n\r\n", true},
+		{"UTF-8 in a folded line", "Subject: x\r\n grün\r\n\r\n", true},
+		{"UTF-8 in the body only", "Subject: x\r\n\r\ngrün\r\n", false},
+		{"Latin-1", "Subject: gr\xfcn\r\n\r\n", false},
+		{"UTF-8 and Latin-1", "Subject: grün\r\nX: gr\xfcn\r\n\r\n", false},
+		{"Latin-1 and UTF-8", "X: gr\xfcn\r\nSubject: grün\r\n\r\n", false},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			for _, size := range []int{1, 1 << 10} {
+				var h headerScan
+				for rest := tt.in; rest != ""; {
+					n := min(size, len(rest))
+					h.write([]byte(rest[:n]))
+					rest = rest[n:]
+				}
+				h.end()
+				if got := h.isUTF8(); got != tt.want {
+					t.Errorf("in pieces of %d: %v", size, got)
+				}
+			}
+		})
+	}
+}
+
 // What a header says of TLS.
 func TestTLSRequired(t *testing.T) {
 	for _, tt := range []struct {

@@ -235,6 +235,17 @@ func TestListenerSMTPUTF8(t *testing.T) {
 			c.say("MAIL FROM:"+tt.mail+"\r\nRCPT TO:"+tt.rcpt+"\r\n", "250", tt.want)
 		})
 	}
+	for name, want := range map[string]bool{"Subject: gr\xc3\xbcn\r\n": true, "Subject: gr\xfcn\r\n": false, "Subject: gruen\r\n": false} {
+		t.Run(fmt.Sprintf("UTF8-6532-01 a header without it is taken as it is: %q", name), func(t *testing.T) {
+			d := newDesk(t, nil)
+			if got := d.hello().mail(name + "\r\nx"); !strings.HasPrefix(got, "250") {
+				t.Fatal(got)
+			}
+			if o := d.queue()[0].Options; o.Head8 != want || o.UTF8 || d.content() != name+"\r\nx\r\n" {
+				t.Errorf("%+v, %q", o, d.content())
+			}
+		})
+	}
 	for _, original := range []string{
 		`utf-8;gr\x{FC}\x{DF}e@example.net`, // utf-8-addr-xtext
 		`utf-8;grüß\x{20}e@example.net`,     // utf-8-addr-unitext

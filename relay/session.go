@@ -265,7 +265,7 @@ func (s *session) accept(in *intake, body BodyWriter) error {
 
 // message splits the recipients by destination.
 func (s *session) message(in *intake, size int64) Message {
-	o := Options{Body: s.params.body, EightBit: in.high, UTF8: s.params.utf8, Demand: s.demand(in),
+	o := Options{Body: s.params.body, EightBit: in.high, UTF8: s.params.utf8, Head8: in.head.isUTF8(), Demand: s.demand(in),
 		Envelope: s.params.envelope, Return: s.params.ret, Listener: s.l.o.Name, Upstream: in.head.upstream,
 		Client: heloText(s.conn.Hostname()) + " " + clientText(s.shim.RemoteAddr())}
 	m := Message{ID: in.id, From: s.from, Options: o, Size: size}

@@ -33,6 +33,7 @@ type Options struct {
 	Body     Body            `json:",omitempty"` // as declared; EightBit tells the truth
 	EightBit bool            `json:",omitempty"` // content has octets above 0x7F
 	UTF8     bool            `json:",omitempty"` // accepted with SMTPUTF8
+	Head8    bool            `json:",omitempty"` // the header has UTF-8 beyond ASCII
 	Demand   delivery.Demand `json:",omitempty"`
 	Envelope string          `json:",omitempty"` // ENVID
 	Return   string          `json:",omitempty"` // RET: FULL, HDRS or ""
