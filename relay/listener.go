@@ -39,6 +39,13 @@ type ListenerOptions struct {
 	Grace          time.Duration        // for transactions under way when Serve ends; 0: 30s
 	Log            zerolog.Logger
 
+	// NullMX says whether a domain takes no mail (RFC 7505): then neither mail to
+	// it nor from it is taken. Nil: nobody is asked.
+	NullMX func(ctx context.Context, d addr.Domain) (bool, error)
+
+	// HideClient leaves the client's name and address out of Received.
+	HideClient bool
+
 	// IgnoreTLSRequired leaves the field "TLS-Required: No" unheard: with it a
 	// sender may switch the protection of its mail off (RFC 8689, Section 8.4).
 	IgnoreTLSRequired bool

@@ -147,6 +147,10 @@ func TestListenerCodePairs(t *testing.T) {
 			}
 		})
 	}
+	t.Run("ESC-5248-01 null MX", func(t *testing.T) {
+		c := nullMXDesk(t, nil).hello()
+		c.say("MAIL FROM:<a@null.example>\r\n"+mail+"RCPT TO:<b@null.example>\r\n", "550 5.7.27", "250", "556 5.1.10")
+	})
 	t.Run("ESC-5248-01 the end", func(t *testing.T) {
 		d := newDesk(t, func(o *relay.ListenerOptions) { o.Grace = time.Millisecond })
 		c := d.hello()

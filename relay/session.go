@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"time"
@@ -37,7 +38,8 @@ type session struct {
 	to     []Recipient
 	seen   map[mailbox]bool // of to
 
-	stray int // messages with a bare CR or LF so far
+	stray    int  // messages with a bare CR or LF so far
+	dnsFails bool // a question about an address had no answer in time
 }
 
 // Reset ends a transaction.
@@ -82,6 +84,8 @@ func (s *session) Mail(from string, _ *smtp.MailOptions) error {
 			return s.refused(550, smtp.EnhancedCode{5, 6, 7}, "the sender's address is not ASCII, and MAIL has no SMTPUTF8")
 		case err != nil:
 			return s.refused(501, smtp.EnhancedCode{5, 1, 7}, "the sender's address is not one: %s", cleanLine(err.Error()))
+		case s.isNullMX(a): // RFC 7505, Section 4.1
+			return s.refused(550, smtp.EnhancedCode{5, 7, 27}, "the sender's domain says by a null MX record that it takes no mail: nothing could be returned to it")
 		}
 	}
 	s.from, s.params, s.mail, s.seen = a, p, true, map[mailbox]bool{}
@@ -104,10 +108,13 @@ func (s *session) Rcpt(to string, _ *smtp.RcptOptions) error {
 		return s.refused(501, smtp.EnhancedCode{5, 1, 3}, "the recipient's address is not one: %s", cleanLine(err.Error()))
 	case len(s.to) >= maxRecipients:
 		return s.refused(452, smtp.EnhancedCode{4, 5, 3}, "more than %d recipients: send the message again to the others", maxRecipients)
-	case !s.seen[mailbox{a.Local(), a.NextHop()}]:
-		s.seen[mailbox{a.Local(), a.NextHop()}] = true
-		s.to = append(s.to, Recipient{Address: a, Notify: p.notify, Original: p.original})
+	case s.seen[mailbox{a.Local(), a.NextHop()}]:
+		return nil
+	case s.isNullMX(a): // RFC 7505, Section 4.1
+		return s.refused(556, smtp.EnhancedCode{5, 1, 10}, "the recipient's domain says by a null MX record that it takes no mail")
 	}
+	s.seen[mailbox{a.Local(), a.NextHop()}] = true
+	s.to = append(s.to, Recipient{Address: a, Notify: p.notify, Original: p.original})
 	return nil
 }
 
@@ -307,6 +314,9 @@ func (s *session) trace(id ID) trace {
 	}
 	if len(s.to) == 1 {
 		t.to = s.to[0].Address
+	}
+	if s.l.o.HideClient { // RFC 5321, Section 7.2
+		t.helo, t.client = "", netip.Addr{}
 	}
 	return t
 }
