@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"time"
 
@@ -166,10 +167,22 @@ func (h *house) buildClient(guard network.Guard, roots *x509.CertPool) (*deliver
 }
 
 func (h *house) buildListener(l config.Listener) *relay.Listener {
-	return relay.NewListener(relay.ListenerOptions{
+	o := relay.ListenerOptions{
 		Name: l.Name, Hostname: h.cfg.Hostname.String(), AllowFrom: l.AllowFrom, MaxMessageSize: int64(l.MaxMessageSize),
 		Normalize: l.LineEndings == "normalize", Postmaster: h.cfg.Postmaster, Store: h.store, Wake: h.engine.Wake, Grace: h.o.Grace, Log: h.o.Log,
-	})
+		HideClient: l.HideClient,
+	}
+	if l.CheckRcptDNS {
+		o.NullMX = h.isNullMX
+	}
+	return relay.NewListener(o)
+}
+
+// isNullMX reports whether a domain takes no mail (RFC 7505, Section 3): its MX
+// records name no host, and nothing that was meant for one.
+func (h *house) isNullMX(ctx context.Context, d addr.Domain) (bool, error) {
+	a, err := h.dns.MX(ctx, d)
+	return len(a.Records) > 0 && !slices.ContainsFunc(a.Records, func(r resolver.MX) bool { return r.Name != "." }), err
 }
 
 func bind(ctx context.Context, l config.Listener) (*door, error) {

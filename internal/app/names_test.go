@@ -1,11 +1,54 @@
 package app
 
 import (
+	"fmt"
+	"net/smtp"
 	"strings"
 	"testing"
 
 	"stsrelay/internal/lab"
 )
+
+func TestListenerKeys(t *testing.T) {
+	net := startLab(t)
+	net.AddMX(lab.MX{Name: "mx.example.test", Domains: []string{"example.test"}})
+	net.DNS.Add("null.test. 300 IN MX 0 .")
+	net.DNS.Add("odd.test. 300 IN MX 0 .")
+	net.DNS.Add("odd.test. 300 IN MX 10 mx.example.test.")
+	text := configText(shortDir(t), net, "")
+	text = strings.Replace(text, "[network]", "check_rcpt_dns = true\nhide_client = true\n[network]", 1)
+	f := start(t, net, parse(t, text), nil)
+	for _, tt := range []struct{ name, from, to, want string }{
+		{"NMX-4.1-01 check_rcpt_dns", "a@sender.test", "b@null.test", `556 "5.1.10 `},
+		{"NMX-4.1-02 check_rcpt_dns", "a@null.test", "b@example.test", `550 "5.7.27 `},
+		{"a null MX among others is none", "a@sender.test", "b@odd.test", ""},
+		{"a domain that does not exist is for the queue", "a@nowhere.test", "b@nowhere.test", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			c, err := smtp.Dial(f.address())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer c.Close()
+			if err = c.Mail(tt.from); err == nil {
+				err = c.Rcpt(tt.to)
+			}
+			if got := fmt.Sprint(err); tt.want == "" && err != nil || !strings.HasPrefix(got, tt.want) {
+				t.Errorf("%v", err)
+			}
+		})
+	}
+	t.Run("SMTP-4.4-07 hide_client", func(t *testing.T) {
+		f.send("a@sender.test", []string{"b@example.test"}, letter("names", 0))
+		mx := net.MX("mx.example.test")
+		if err := mx.WaitMessages(within(t), 1); err != nil {
+			t.Fatal(err)
+		}
+		if got := string(mx.Messages()[0].Content); !strings.HasPrefix(got, "Received: from unknown\r\n\tby relay.sender.test ") {
+			t.Errorf("%.300q", got)
+		}
+	})
+}
 
 func TestNames(t *testing.T) {
 	t.Run("UTF8-3.7.1-01 an internationalised host name is said in A-labels", func(t *testing.T) {

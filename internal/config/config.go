@@ -49,7 +49,9 @@ type Listener struct {
 	Auth           string         `toml:"auth"`
 	AllowFrom      []netip.Prefix `toml:"allow_from"`
 	MaxMessageSize Size           `toml:"max_message_size"`
-	LineEndings    string         `toml:"line_endings"` // reject, normalize (ledger SMUG-02)
+	LineEndings    string         `toml:"line_endings"`   // reject, normalize (ledger SMUG-02)
+	CheckRcptDNS   bool           `toml:"check_rcpt_dns"` // refuse domains with a null MX at once (RFC 7505)
+	HideClient     bool           `toml:"hide_client"`    // leave the client out of Received
 }
 
 // Network is [network].
