@@ -35,6 +35,14 @@ func (e exitError) Error() string {
 
 func (e exitError) Unwrap() error { return e.err }
 
+// orNil is the error, or nil for the code 0.
+func (e exitError) orNil() error {
+	if e.code == 0 {
+		return nil
+	}
+	return e
+}
+
 // usagef is an error of the one who typed the command.
 func usagef(format string, args ...any) error {
 	return exitError{exitUsage, fmt.Errorf(format, args...)}

@@ -16,7 +16,10 @@ func main() {
 
 // run is the whole program but the process.
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	g := &globals{}
+	return runWith(ctx, &globals{}, args, stdout, stderr)
+}
+
+func runWith(ctx context.Context, g *globals, args []string, stdout, stderr io.Writer) int {
 	root := newRoot(g, stdout, stderr)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

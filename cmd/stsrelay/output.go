@@ -154,7 +154,7 @@ func size(n int64) string {
 func plural(n int, noun string) string {
 	if n != 1 {
 		noun += "s"
-		if strings.HasSuffix(noun, "ys") {
+		if strings.HasSuffix(noun, "ys") && !strings.HasSuffix(noun, "ays") {
 			noun = strings.TrimSuffix(noun, "ys") + "ies"
 		}
 	}

@@ -131,19 +131,26 @@ func (j lintJob) hosts(ctx context.Context, policy *stscache.Policy) ([]stscache
 
 // newToolResolver is the resolver of commands that need no configuration.
 func newToolResolver(server string) (*resolver.Client, error) {
-	var o resolver.Options
-	if server != "" {
-		at, err := netip.ParseAddrPort(server)
-		if err != nil {
-			ip, err := netip.ParseAddr(server)
-			if err != nil {
-				return nil, usagef("--resolver: %q is no IP address, with or without a port", server)
-			}
-			at = netip.AddrPortFrom(ip, 53)
-		}
-		o.Servers = []netip.AddrPort{at}
+	servers, err := parseResolver(server)
+	if err != nil {
+		return nil, err
 	}
-	return resolver.New(o)
+	return resolver.New(resolver.Options{Servers: servers})
+}
+
+// parseResolver reads IP[:PORT]; none is resolv.conf.
+func parseResolver(s string) ([]netip.AddrPort, error) {
+	if s == "" {
+		return nil, nil
+	}
+	if at, err := netip.ParseAddrPort(s); err == nil {
+		return []netip.AddrPort{at}, nil
+	}
+	ip, err := netip.ParseAddr(s)
+	if err != nil {
+		return nil, usagef("--resolver: %q is no IP address, with or without a port", s)
+	}
+	return []netip.AddrPort{netip.AddrPortFrom(ip, 53)}, nil
 }
 
 // A lintReport shows problems as compilers do.

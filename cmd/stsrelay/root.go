@@ -1,17 +1,20 @@
 package main
 
 import (
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"net/netip"
 	"runtime"
 	"runtime/debug"
 
 	"stsrelay/internal/admin"
 	"stsrelay/internal/app"
 	"stsrelay/internal/config"
+	"stsrelay/internal/network"
 
 	"github.com/spf13/cobra"
 )
@@ -35,11 +38,15 @@ type globals struct {
 	color      string
 	json       bool
 	started    bool // flags and arguments were good
+
+	dialer  network.Dialer // for tests; nil: the network
+	roots   *x509.CertPool // nil: the system's
+	private []netip.Prefix // networks that DNS may lead into
 }
 
 func newRoot(g *globals, stdout, stderr io.Writer) *cobra.Command {
 	root := group("stsrelay", "Outbound SMTP relay that enforces MTA-STS and says why it refuses",
-		newServe(g), newConfig(g), newQueue(g), newMailq(g), newCache(g), newPolicy(g), newTLSRPT(g), newStatus(g), newHealthcheck(g), newLab(g), newVersion(g))
+		newServe(g), newCheck(g), newConfig(g), newQueue(g), newMailq(g), newCache(g), newPolicy(g), newTLSRPT(g), newStatus(g), newHealthcheck(g), newLab(g), newVersion(g))
 	root.Long = root.Short + `.
 
 See it work, with no configuration, network or rights: stsrelay lab run

@@ -16,6 +16,7 @@ var floors = map[string]int{
 	"internal/boltstore": 4,
 	"internal/admin":     4,
 	"relay":              3,
+	"internal/check":     3,
 	"delivery":           2,
 	"stscache":           1,
 	"tlsrpt":             1,

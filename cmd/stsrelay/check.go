@@ -1,0 +1,290 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+
+	"stsrelay/internal/addr"
+	"stsrelay/internal/app"
+	"stsrelay/internal/check"
+	"stsrelay/stscache"
+
+	"github.com/spf13/cobra"
+)
+
+// A checkJob is what `check` was asked to do.
+type checkJob struct {
+	policy, as, resolver, list, format string
+	servers                            []string
+	noSMTP, strict                     bool
+}
+
+func newCheck(g *globals) *cobra.Command {
+	var j checkJob
+	cmd := &cobra.Command{
+		Use: "check DOMAIN...", Short: "Say what an enforcing sender would do with mail to a domain",
+		Long: `Say what an enforcing sender would do with mail to a domain, by the code that sends. It looks at the
+records, the policy and every mail server as a sender does, and never says MAIL. No daemon, no configuration.
+
+Exit codes: 0 good; 1 an error was found, even where another mail server still works (with --strict: or a
+warning); 3 could not tell, such as when port 25 is blocked here.`,
+		Example: `  stsrelay check example.com
+  stsrelay check example.com --policy mta-sts.txt --as enforce    # before it is published
+  stsrelay check example.com --mx mx2.example.com=192.0.2.7       # a server that is not in DNS yet
+  stsrelay check -f domains.txt --json`,
+		Args: cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error { return j.run(cmd, g, args) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&j.policy, "policy", "", "try the policy in `FILE` in place of the published one")
+	f.StringVar(&j.as, "as", "", "take the policy to be in this `MODE`: enforce, testing, none")
+	f.StringArrayVar(&j.servers, "mx", nil, "a mail server that is not in DNS yet, or elsewhere: `HOST=IP[:PORT]`; may be repeated")
+	f.BoolVar(&j.noSMTP, "no-smtp", false, "contact no mail server")
+	f.StringVar(&j.resolver, "resolver", "", "DNS server `IP[:PORT]` (default: /etc/resolv.conf)")
+	f.StringVarP(&j.list, "file", "f", "", "read domains from `LIST`, one in a line; - is standard input")
+	f.StringVar(&j.format, "format", "text", "text, or nagios: one line and the exit code of a plugin")
+	f.BoolVar(&j.strict, "strict", false, "let warnings count as errors")
+	return cmd
+}
+
+// checksAtOnce bounds how many domains are looked at at the same time.
+const checksAtOnce = 32
+
+func (j checkJob) run(cmd *cobra.Command, g *globals, args []string) error {
+	domains, err := j.domains(cmd.InOrStdin(), args)
+	if err != nil {
+		return err
+	}
+	o, err := j.options(g, domains)
+	if err != nil {
+		return err
+	}
+	checker, end, err := app.NewChecker(cmd.Context(), o)
+	if err != nil {
+		return err
+	}
+	out := checkOutput{job: j, g: g, w: cmd.OutOrStdout(), single: len(domains) == 1, as: o}
+	err = checkAll(cmd.Context(), checker, domains, out.show)
+	if err := errors.Join(err, end()); err != nil {
+		return err
+	}
+	return out.end()
+}
+
+// checkAll checks domains and shows them in their order.
+func checkAll(ctx context.Context, c *check.Checker, domains []addr.Domain, show func(check.Report) error) (err error) {
+	slots := make(chan struct{}, checksAtOnce)
+	reports := make([]chan check.Report, len(domains))
+	var running sync.WaitGroup
+	defer running.Wait()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	for i := range reports {
+		reports[i] = make(chan check.Report, 1)
+	}
+	running.Go(func() {
+		for i, d := range domains {
+			slots <- struct{}{}
+			running.Go(func() {
+				defer func() { <-slots }()
+				reports[i] <- c.Check(ctx, d)
+			})
+		}
+	})
+	for _, r := range reports {
+		report := <-r
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := show(report); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (j checkJob) domains(stdin io.Reader, args []string) (list []addr.Domain, err error) {
+	if j.list != "" {
+		in := stdin
+		if j.list != "-" {
+			f, err := os.Open(j.list)
+			if err != nil {
+				return nil, err
+			}
+			defer f.Close()
+			in = f
+		}
+		lines := bufio.NewScanner(in)
+		for n := 1; lines.Scan(); n++ {
+			text, _, _ := strings.Cut(lines.Text(), "#")
+			if text = strings.TrimSpace(text); text == "" {
+				continue
+			}
+			d, err := addr.ParseDomain(text)
+			if err != nil {
+				return nil, usagef("%s:%d: %w", j.list, n, err)
+			}
+			list = append(list, d)
+		}
+		if err := lines.Err(); err != nil {
+			return nil, fmt.Errorf("%s: %w", j.list, err)
+		}
+	}
+	for _, a := range args {
+		if _, domain, ok := strings.Cut(a, "@"); ok { // an address will do
+			a = domain
+		}
+		d, err := addr.ParseDomain(a)
+		if err != nil {
+			return nil, usagef("%w", err)
+		}
+		list = append(list, d)
+	}
+	if len(list) == 0 {
+		return nil, usagef("name a domain, or a list of them with -f")
+	}
+	return list, nil
+}
+
+func (j checkJob) options(g *globals, domains []addr.Domain) (o app.CheckOptions, err error) {
+	o = app.CheckOptions{NoSMTP: j.noSMTP, Mode: stscache.Mode(j.as), Dialer: g.dialer, Roots: g.roots, Private: g.private}
+	switch {
+	case j.format != "text" && j.format != "nagios":
+		return o, usagef("--format: %q is not one of text, nagios", j.format)
+	case j.as != "" && o.Mode != stscache.Enforce && o.Mode != stscache.Testing && o.Mode != stscache.None:
+		return o, usagef("--as: %q is not one of enforce, testing, none", j.as)
+	case (j.policy != "" || len(j.servers) > 0) && len(domains) > 1:
+		return o, usagef("--policy and --mx are for one domain")
+	}
+	if j.policy != "" {
+		body, err := readPolicyFile(nil, j.policy)
+		if err != nil {
+			return o, err
+		}
+		if o.Policy, _, err = stscache.ParsePolicy(body); err != nil {
+			return o, fmt.Errorf("%s: %w; stsrelay policy lint %s says more", j.policy, err, j.policy)
+		}
+		o.For = domains[0]
+	}
+	if o.DNS, err = parseResolver(j.resolver); err != nil {
+		return o, err
+	}
+	for _, s := range j.servers {
+		server, err := parseServer(s)
+		if err != nil {
+			return o, err
+		}
+		o.Servers = append(o.Servers, server)
+	}
+	return o, nil
+}
+
+// parseServer reads HOST=IP[:PORT].
+func parseServer(s string) (server check.Server, err error) {
+	name, at, ok := strings.Cut(s, "=")
+	if !ok {
+		return server, usagef("--mx: %q is not of the form HOST=IP[:PORT]", s)
+	}
+	if server.Host, err = addr.ParseHost(name); err != nil {
+		return server, usagef("--mx: %w", err)
+	}
+	if server.Addr, err = netip.ParseAddrPort(at); err == nil {
+		return server, nil
+	}
+	ip, err := netip.ParseAddr(strings.Trim(at, "[]"))
+	if err != nil {
+		return server, usagef("--mx: %q is no IP address, with or without a port", at)
+	}
+	server.Addr = netip.AddrPortFrom(ip, 25)
+	return server, nil
+}
+
+// A checkOutput shows reports and remembers how the command is to end.
+type checkOutput struct {
+	job    checkJob
+	g      *globals
+	w      io.Writer
+	single bool
+	as     app.CheckOptions
+
+	verdicts map[check.Verdict]int
+	worst    int // 0 good, 1 warnings, 2 errors
+	unknown  bool
+}
+
+func (o *checkOutput) show(r check.Report) error {
+	if o.verdicts == nil {
+		o.verdicts = map[check.Verdict]int{}
+	}
+	o.verdicts[r.Verdict]++
+	switch {
+	case r.Count(stscache.SeverityError) > 0 && !r.Blocked():
+		o.worst = 2
+	case r.Count(stscache.SeverityWarning) > 0:
+		o.worst = max(o.worst, 1)
+	}
+	o.unknown = o.unknown || r.Verdict == check.Unknown && !o.job.noSMTP
+	switch p := o.g.printer(o.w); {
+	case o.g.json:
+		return json.NewEncoder(o.w).Encode(checkDocument(r))
+	case o.job.format == "nagios":
+		return nagios(o.w, r)
+	case o.single:
+		return printCheck(p, r, o.as)
+	default:
+		return printCheckLine(p, r)
+	}
+}
+
+func (o *checkOutput) end() error {
+	if !o.single && !o.g.json && o.job.format == "text" {
+		var parts []string
+		for _, v := range []check.Verdict{check.Deliver, check.Partial, check.Refuse, check.NoMail, check.Unknown} {
+			if n := o.verdicts[v]; n > 0 {
+				parts = append(parts, strconv.Itoa(n)+" "+string(v))
+			}
+		}
+		fmt.Fprintf(o.w, "\n%s\n", strings.Join(parts, ", "))
+	}
+	if o.job.format == "nagios" {
+		return exitError{nagiosCode(o), nil}.orNil()
+	}
+	switch {
+	case o.worst == 2, o.job.strict && o.worst == 1:
+		return exitError{exitBad, nil}
+	case o.unknown:
+		return exitError{exitUnknown, nil}
+	}
+	return nil
+}
+
+// The exit codes of monitoring plugins: 0 ok, 1 warning, 2 critical, 3 unknown.
+func nagiosCode(o *checkOutput) int {
+	if o.unknown && o.worst < 2 {
+		return 3
+	}
+	return o.worst
+}
+
+func nagios(w io.Writer, r check.Report) error {
+	word := "OK"
+	switch {
+	case r.Count(stscache.SeverityError) > 0 && !r.Blocked():
+		word = "CRITICAL"
+	case r.Verdict == check.Unknown:
+		word = "UNKNOWN"
+	case r.Count(stscache.SeverityWarning) > 0:
+		word = "WARNING"
+	}
+	_, err := fmt.Fprintf(w, "MTA-STS %s - %s: %s\n", word, r.Domain, checkHeadline(r))
+	return err
+}
