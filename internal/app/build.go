@@ -91,7 +91,9 @@ func build(ctx context.Context, cfg config.Config, o Options) (h *house, err err
 		return nil, err
 	}
 	for i, l := range cfg.Listeners {
-		h.doors[i].listener = h.buildListener(l)
+		if h.doors[i].listener, err = h.buildListener(l); err != nil {
+			return nil, err
+		}
 	}
 	ao := admin.Options{Socket: cfg.Admin.Socket, HTTP: cfg.Admin.HTTP, Queue: h.store, Retry: h.engine.Retry,
 		Entries: h.store, Policies: h.policies, Status: h.status, Log: h.o.Log}
@@ -166,16 +168,23 @@ func (h *house) buildClient(guard network.Guard, roots *x509.CertPool) (*deliver
 	})
 }
 
-func (h *house) buildListener(l config.Listener) *relay.Listener {
+func (h *house) buildListener(l config.Listener) (*relay.Listener, error) {
 	o := relay.ListenerOptions{
 		Name: l.Name, Hostname: h.cfg.Hostname.String(), AllowFrom: l.AllowFrom, MaxMessageSize: int64(l.MaxMessageSize),
 		Normalize: l.LineEndings == "normalize", Postmaster: h.cfg.Postmaster, Store: h.store, Wake: h.engine.Wake, Grace: h.o.Grace, Log: h.o.Log,
-		HideClient: l.HideClient,
+		HideClient: l.HideClient, Implicit: l.TLS == "implicit", IgnoreTLSRequired: !l.TLSRequired,
 	}
 	if l.CheckRcptDNS {
 		o.NullMX = h.isNullMX
 	}
-	return relay.NewListener(o)
+	if l.TLS != "off" {
+		c, err := newCertificate(l, h.o.Log)
+		if err != nil {
+			return nil, fmt.Errorf("listener %s: %w", l.Name, err)
+		}
+		o.TLS = c.config()
+	}
+	return relay.NewListener(o), nil
 }
 
 // isNullMX reports whether a domain takes no mail (RFC 7505, Section 3): its MX

@@ -52,6 +52,7 @@ type Listener struct {
 	LineEndings    string         `toml:"line_endings"`   // reject, normalize (ledger SMUG-02)
 	CheckRcptDNS   bool           `toml:"check_rcpt_dns"` // refuse domains with a null MX at once (RFC 7505)
 	HideClient     bool           `toml:"hide_client"`    // leave the client out of Received
+	TLSRequired    bool           `toml:"tls_required_header"`
 }
 
 // Network is [network].
@@ -157,6 +158,7 @@ func DefaultListener() Listener {
 		AllowFrom:      []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")},
 		MaxMessageSize: 50 << 20,
 		LineEndings:    "reject",
+		TLSRequired:    true,
 	}
 }
 

@@ -91,9 +91,7 @@ func (v *validator) listener(at string, l *Listener) {
 		v.problem(at+".auth", "%q is not built yet in this version; use \"off\" and allow_from", l.Auth)
 	}
 	v.oneOf(at+".line_endings", l.LineEndings, "reject", "normalize")
-	if v.oneOf(at+".tls", l.TLS, "off", "starttls", "implicit") && l.TLS != "off" {
-		v.problem(at+".tls", "%q is not built yet in this version; use \"off\"", l.TLS)
-	}
+	v.certificate(at, l)
 	if l.MaxMessageSize < 64<<10 {
 		v.problem(at+".max_message_size", "%s is less than the 64KiB that every server must take (RFC 5321, Section 4.5.3.1.7)", l.MaxMessageSize)
 	}
@@ -251,6 +249,9 @@ func LoadRoots(path string) (*x509.CertPool, error) {
 // log at start.
 func (c Config) Warnings() []string {
 	var w []string
+	for _, l := range c.Listeners {
+		w = append(w, l.tlsWarnings()...)
+	}
 	switch r := c.TLSRPT; {
 	case r.Enabled && r.Contact.IsNull():
 		w = append(w, "[tlsrpt] contact is empty: sessions are counted, and no TLS report is sent")
