@@ -32,7 +32,7 @@ type Job struct {
 	Final  bool                          // the last attempt: look for a newer policy first (ledger STS-5-04)
 	Size   int64                         // octets with CRLF, without dot-stuffing (ledger SIZE-5-01)
 	Body8  bool                          // content has octets above 0x7F (ledger 8BIT-3-05)
-	UTF8   bool                          // accepted with SMTPUTF8
+	UTF8   bool                          // accepted with SMTPUTF8, and its headers, or those of its parts, may need it
 	Head8  bool                          // the header has UTF-8 beyond ASCII (ledger UTF8-6532-01)
 	Quiet  bool                          // causes no TLS-RPT session: a report (ledger X-09)
 	EnvID  string                        // ENVID as given, xtext; "" if absent (RFC 3461, Section 4.4)

@@ -17,6 +17,7 @@ type headerScan struct {
 	tls       tlsRequired
 	high      bool // there are octets above 0x7F
 	broken    bool // of which some are no UTF-8
+	parts     bool // the content may have further headers in it (RFC 2046, Section 5)
 	line      []byte
 	field     []byte // the unfolded beginning of the current field
 	done      bool
@@ -54,6 +55,7 @@ func (h *headerScan) end() {
 
 func (h *headerScan) add(p []byte) {
 	if h.size += len(p); h.size > maxHeaderScan {
+		h.parts = true
 		h.endField()
 		h.done = true
 		return
@@ -95,6 +97,9 @@ func (h *headerScan) endField() {
 		}
 	case strings.EqualFold(name, "Message-ID") && h.messageID == "":
 		h.messageID = tlsrpt.Clean(strings.TrimSpace(value))
+	case strings.EqualFold(name, "Content-Type"):
+		kind, _, _ := strings.Cut(strings.ToLower(strings.TrimSpace(value)), "/")
+		h.parts = h.parts || kind != "text"
 	case strings.EqualFold(name, "TLS-Required"):
 		h.tls.note(value)
 	}

@@ -56,7 +56,7 @@ func (l *line) job(ctx context.Context, it *item) delivery.Job {
 	it.proof = it.final || covered && byRule(l.failure.err.Reason)
 	j := delivery.Job{
 		ID: string(it.ID), From: it.From, Demand: it.Options.Demand, Final: it.proof, Size: it.Size,
-		Body8: it.Options.EightBit, UTF8: it.Options.UTF8, Head8: it.Options.Head8, Quiet: it.Options.Report,
+		Body8: it.Options.EightBit, UTF8: it.Options.UTF8 && (it.Options.Head8 || !it.Options.Single), Head8: it.Options.Head8, Quiet: it.Options.Report,
 		EnvID: it.Options.Envelope, Ret: it.Options.Return, Tag: it,
 	}
 	for _, r := range it.To {

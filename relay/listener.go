@@ -43,6 +43,10 @@ type ListenerOptions struct {
 	// it nor from it is taken. Nil: nobody is asked.
 	NullMX func(ctx context.Context, d addr.Domain) (bool, error)
 
+	// StrictHeaders refuses a header that is not ASCII and came without SMTPUTF8
+	// (RFC 6532; ledger UTF8-6532-01).
+	StrictHeaders bool
+
 	// HideClient leaves the client's name and address out of Received.
 	HideClient bool
 

@@ -246,6 +246,36 @@ func TestListenerSMTPUTF8(t *testing.T) {
 			}
 		})
 	}
+	for header, want := range map[string]bool{
+		"Subject: x\r\n": false,
+		"Content-Type: text/plain; charset=utf-8\r\n":       false,
+		"content-type:\r\n Text/HTML\r\n":                   false,
+		"Content-Type: multipart/mixed; boundary=x\r\n":     true,
+		"Content-Type: message/rfc822\r\n":                  true,
+		"Content-Type: application/pkcs7-mime\r\n":          true,
+		"Content-Type: text/plain\r\nContent-Type: a/b\r\n": true,
+	} {
+		t.Run(fmt.Sprintf("whether there may be headers of parts: %q", header), func(t *testing.T) {
+			d := newDesk(t, nil)
+			if got := d.hello().mail(header + "\r\n\xfc"); !strings.HasPrefix(got, "250") || d.queue()[0].Options.Single == want {
+				t.Errorf("%q, %+v", got, d.queue()[0].Options)
+			}
+		})
+	}
+	for _, header := range []string{"Subject: gr\xc3\xbcn\r\n", "Subject: gr\xfcn\r\n"} {
+		t.Run(fmt.Sprintf("UTF8-6532-01 UTF8-3.5-01 a strict listener takes it with SMTPUTF8 only: %q", header), func(t *testing.T) {
+			d := newDesk(t, func(o *relay.ListenerOptions) { o.StrictHeaders = true })
+			c := d.hello()
+			if got := c.mail(header + "\r\nx"); !strings.HasPrefix(got, "554 5.6.9") {
+				t.Errorf("%q", got)
+			}
+			if got := c.mail("Subject: x\r\n\r\n\xfc"); !strings.HasPrefix(got, "250") {
+				t.Errorf("8-bit content: %q", got)
+			}
+			c.say("MAIL FROM:<a@client.example> SMTPUTF8\r\nRCPT TO:<b@example.net>\r\nDATA\r\n", "250", "250", "354")
+			c.say(header+"\r\nx\r\n.\r\n", "250")
+		})
+	}
 	for _, original := range []string{
 		`utf-8;gr\x{FC}\x{DF}e@example.net`, // utf-8-addr-xtext
 		`utf-8;grüß\x{20}e@example.net`,     // utf-8-addr-unitext

@@ -250,6 +250,9 @@ func (s *session) accept(in *intake, body BodyWriter) error {
 	if in.head.hops >= maxHops {
 		return s.refused(554, smtp.EnhancedCode{5, 4, 6}, "the message has passed %d hosts: it is in a loop", in.head.hops)
 	}
+	if s.l.o.StrictHeaders && in.head.high && !s.params.utf8 {
+		return s.refused(554, smtp.EnhancedCode{5, 6, 9}, "the header is not ASCII, and MAIL had no SMTPUTF8")
+	}
 	m := s.message(in, body.Size())
 	err := s.l.o.Store.Accept(s.ctx, m, body)
 	if errors.Is(err, ErrUnknownOutcome) {
@@ -272,7 +275,7 @@ func (s *session) accept(in *intake, body BodyWriter) error {
 
 // message splits the recipients by destination.
 func (s *session) message(in *intake, size int64) Message {
-	o := Options{Body: s.params.body, EightBit: in.high, UTF8: s.params.utf8, Head8: in.head.isUTF8(), Demand: s.demand(in),
+	o := Options{Body: s.params.body, EightBit: in.high, UTF8: s.params.utf8, Head8: in.head.isUTF8(), Single: !in.head.parts, Demand: s.demand(in),
 		Envelope: s.params.envelope, Return: s.params.ret, Listener: s.l.o.Name, Upstream: in.head.upstream,
 		Client: heloText(s.conn.Hostname()) + " " + clientText(s.shim.RemoteAddr())}
 	m := Message{ID: in.id, From: s.from, Options: o, Size: size}

@@ -34,6 +34,7 @@ type Options struct {
 	EightBit bool            `json:",omitempty"` // content has octets above 0x7F
 	UTF8     bool            `json:",omitempty"` // accepted with SMTPUTF8
 	Head8    bool            `json:",omitempty"` // the header has UTF-8 beyond ASCII
+	Single   bool            `json:",omitempty"` // one text: no header but its own, which Head8 is about
 	Demand   delivery.Demand `json:",omitempty"`
 	Envelope string          `json:",omitempty"` // ENVID
 	Return   string          `json:",omitempty"` // RET: FULL, HDRS or ""

@@ -172,7 +172,7 @@ func (h *house) buildListener(l config.Listener) (*relay.Listener, error) {
 	o := relay.ListenerOptions{
 		Name: l.Name, Hostname: h.cfg.Hostname.String(), AllowFrom: l.AllowFrom, MaxMessageSize: int64(l.MaxMessageSize),
 		Normalize: l.LineEndings == "normalize", Postmaster: h.cfg.Postmaster, Store: h.store, Wake: h.engine.Wake, Grace: h.o.Grace, Log: h.o.Log,
-		HideClient: l.HideClient, Implicit: l.TLS == "implicit", IgnoreTLSRequired: !l.TLSRequired,
+		StrictHeaders: l.StrictHeaders, HideClient: l.HideClient, Implicit: l.TLS == "implicit", IgnoreTLSRequired: !l.TLSRequired,
 	}
 	if l.CheckRcptDNS {
 		o.NullMX = h.isNullMX

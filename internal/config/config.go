@@ -50,6 +50,7 @@ type Listener struct {
 	AllowFrom      []netip.Prefix `toml:"allow_from"`
 	MaxMessageSize Size           `toml:"max_message_size"`
 	LineEndings    string         `toml:"line_endings"`   // reject, normalize (ledger SMUG-02)
+	StrictHeaders  bool           `toml:"strict_headers"` // refuse 8-bit headers without SMTPUTF8 (ledger UTF8-6532-01)
 	CheckRcptDNS   bool           `toml:"check_rcpt_dns"` // refuse domains with a null MX at once (RFC 7505)
 	HideClient     bool           `toml:"hide_client"`    // leave the client out of Received
 	TLSRequired    bool           `toml:"tls_required_header"`
