@@ -56,7 +56,7 @@ func (f *fetcher) fetch(ctx context.Context, domain addr.Domain) ([]byte, error)
 	ctx, cancel := context.WithTimeoutCause(ctx, f.o.FetchLimit, fmt.Errorf("no whole answer within %s", f.o.FetchLimit))
 	defer cancel()
 	traced, below := traceBelow(ctx)
-	req, err := http.NewRequestWithContext(traced, http.MethodGet, "https://mta-sts."+domain.String()+policyPath, nil)
+	req, err := http.NewRequestWithContext(traced, http.MethodGet, PolicyURL(domain), nil)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrFetch, err)
 	}

@@ -1,9 +1,7 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -19,7 +17,7 @@ import (
 )
 
 func newPolicy(g *globals) *cobra.Command {
-	return group("policy", "Look at MTA-STS policies before and after they are published", newPolicyLint(g))
+	return group("policy", "Look at MTA-STS policies before and after they are published", newPolicyLint(g), newPolicyNew(g), newPolicyShow(g), newPolicyRetire(g))
 }
 
 // A lintJob is what `policy lint` was asked to do.
@@ -60,13 +58,16 @@ func (j lintJob) run(cmd *cobra.Command, g *globals, path string) error {
 		return err
 	}
 	policy, found := stscache.LintPolicy(body)
-	var unknown error
+	var unknown error // why the MX records could not be compared
 	if j.domain != "" && policy != nil {
-		var more []stscache.Problem
-		if more, unknown = j.hosts(cmd.Context(), policy); errors.As(unknown, new(exitError)) {
-			return unknown // wrong usage
+		domain, err := addr.ParseDomain(j.domain)
+		if err != nil {
+			return usagef("--domain: %w", err)
 		}
-		found = append(found, more...)
+		var hosts []addr.Host
+		if hosts, unknown = mxHosts(cmd.Context(), j.resolver, domain); unknown == nil {
+			found = append(found, stscache.LintHosts(policy, hosts)...)
+		}
 	}
 	report := lintReport{path: path, lines: strings.Split(string(body), "\n"), found: found}
 	switch {
@@ -83,7 +84,7 @@ func (j lintJob) run(cmd *cobra.Command, g *globals, path string) error {
 	case errs > 0 || j.strict && warnings > 0:
 		return exitError{exitBad, nil}
 	case unknown != nil:
-		return exitError{exitUnknown, fmt.Errorf("the MX records of %s could not be compared: %w", j.domain, unknown)}
+		return exitError{exitUnknown, unknown}
 	}
 	return nil
 }
@@ -100,33 +101,6 @@ func readPolicyFile(stdin io.Reader, path string) ([]byte, error) {
 		in = f
 	}
 	return io.ReadAll(io.LimitReader(in, stscache.MaxPolicySize+1))
-}
-
-// hosts compares the policy with the MX records. A domain without any is its
-// own mail host (RFC 5321, Section 5.1).
-func (j lintJob) hosts(ctx context.Context, policy *stscache.Policy) ([]stscache.Problem, error) {
-	domain, err := addr.ParseDomain(j.domain)
-	if err != nil {
-		return nil, usagef("--domain: %w", err)
-	}
-	dns, err := newToolResolver(j.resolver)
-	if err != nil {
-		return nil, err
-	}
-	answer, err := dns.MX(ctx, domain)
-	if err != nil {
-		return nil, err
-	}
-	var hosts []addr.Host
-	for _, r := range answer.Records {
-		if !r.Host.IsZero() {
-			hosts = append(hosts, r.Host)
-		}
-	}
-	if len(answer.Records) == 0 {
-		hosts = []addr.Host{domain.Host()}
-	}
-	return stscache.LintHosts(policy, hosts), nil
 }
 
 // newToolResolver is the resolver of commands that need no configuration.
