@@ -23,8 +23,6 @@ func (c *shim) command(line []byte, more bool) (words string) {
 		return "502 5.5.1 BDAT is not there: CHUNKING was not offered\r\n"
 	case verb == "DATA" && len(argument) == 0 && more: // ledger SMUG-06
 		return early
-	case (verb == "EHLO" || verb == "HELO") && len(argument) > 0:
-		c.greeted, c.esmtp = true, verb == "EHLO"
 	case c.offersTLS() && bytes.EqualFold(bytes.TrimSpace(text), []byte("STARTTLS")):
 		if more { // RFC 3207, Section 4: it is the last of its group
 			return early
@@ -41,10 +39,14 @@ func (c *shim) next() {
 	c.in, c.ready = c.in[end:], c.ready-end
 	c.line, c.args = line, ""
 	text := bytes.TrimRight(line, "\r\n")
-	if verb, argument, _ := bytes.Cut(text, []byte(" ")); c.o.tls != nil && bytes.EqualFold(verb, []byte("STARTTLS")) && len(bytes.TrimSpace(argument)) > 0 {
-		c.line = nil
-		_, _ = c.Write([]byte("501 5.5.4 STARTTLS has no parameters (RFC 3207, Section 4)\r\n")) // the next read tells
-		return
+	if verb, argument, _ := bytes.Cut(text, []byte(" ")); len(bytes.TrimSpace(argument)) > 0 {
+		switch verb := string(bytes.ToUpper(verb)); {
+		case verb == "EHLO", verb == "HELO":
+			c.greeted, c.esmtp = true, verb == "EHLO"
+		case verb == "STARTTLS" && c.o.tls != nil:
+			c.line = nil
+			_, _ = c.Write([]byte("501 5.5.4 STARTTLS has no parameters (RFC 3207, Section 4)\r\n")) // the next read tells
+		}
 	}
 	command, path, args, ok := cutPath(text)
 	if !ok {

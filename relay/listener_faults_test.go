@@ -186,6 +186,7 @@ func TestListenerGrammar(t *testing.T) {
 		{"SMTP-4.1.1.11-01 a parameter that nobody knows", "MAIL FROM:<a@d.example> FOO=1\r\n", "555 5.5.4"},
 		{"SIZE-L-01 a declared size above the limit", "MAIL FROM:<a@d.example> SIZE=52428801\r\n", "552 5.3.4"},
 		{"S11 the declared size that is offered", "MAIL FROM:<a@d.example> SIZE=52428800\r\n", "250"},
+		{"AUTH, which is not offered", "AUTH PLAIN AGEAYg==\r\n", "502 5.5.1 AUTH is not offered"},
 		{"the null sender", "MAIL FROM:<>\r\n", "250"},
 		{"SMTP-3.3-01 RCPT before MAIL", "RCPT TO:<b@example.net>\r\n", "503 5.5.1"},
 		{"SMTP-3.3-01 DATA before MAIL", "DATA\r\n", "554 5.5.1"},

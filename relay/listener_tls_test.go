@@ -193,8 +193,10 @@ func TestListenerSTARTTLS(t *testing.T) {
 	t.Run("STLS-4.2-03 what was said before is forgotten", func(t *testing.T) {
 		c := newTLSDesk(t, false, nil).secure()
 		c.say("MAIL FROM:<a@client.example>\r\n", "503 5.5.1 say EHLO first")
-		c.say("EHLO\r\n", "501")
+		c.say("MAIL FROM:<a@client.example>\r\nEHLO\r\n", "503 5.5.1 say EHLO first", "501")
+		c.say("MAIL FROM:<a@client.example>\r\nHELP EHLO x\r\n", "503 5.5.1 say EHLO first", "502")
 		c.say("MAIL FROM:<a@client.example>\r\n", "503 5.5.1 say EHLO first")
+		c.say("MAIL FROM:<a@client.example>\r\nEHLO client.example\r\n", "503 5.5.1 say EHLO first", "250")
 		c.say("EHLO client.example\r\nMAIL FROM:<a@client.example>\r\n", "250", "250")
 	})
 	t.Run("STLS-L-01 S16 it has no parameters, nor another name", func(t *testing.T) {
