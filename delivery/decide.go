@@ -8,6 +8,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"time"
 
 	"stsrelay/internal/addr"
 	"stsrelay/internal/resolver"
@@ -99,6 +100,7 @@ type Facts struct {
 type Override struct {
 	STS, DANE bool
 	Reason    string
+	Until     time.Time // zero: no end; a Plan made later is without it
 }
 
 // Rules are settings that change rules.

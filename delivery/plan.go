@@ -59,6 +59,9 @@ func (h PlannedHost) Decide(demand Demand) Decision {
 // still carries the policy, FetchResult, and the hosts if there are some. A host
 // that the policy refuses is in the Plan like any other.
 func (c *Client) Plan(ctx context.Context, q Query) (Plan, error) {
+	if end := q.Override.Until; !end.IsZero() && !time.Now().Before(end) {
+		q.Override = Override{}
+	}
 	p := Plan{NextHop: q.NextHop, query: q}
 	p.Domain, _ = q.NextHop.PolicyDomain() // RFC 8461, Section 3.4
 	inquiry, stop := context.WithCancel(ctx)

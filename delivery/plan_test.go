@@ -497,3 +497,19 @@ func TestPolicyText(t *testing.T) {
 		})
 	}
 }
+
+func TestPlanOverride(t *testing.T) {
+	w := &planWorld{mx: map[string][]resolver.MX{"a.example": mxRecords("10 mx.a.example")}}
+	for name, tt := range map[string]struct {
+		until time.Time
+		holds bool
+	}{"without an end": {time.Time{}, true}, "before its end": {time.Now().Add(time.Hour), true}, "after its end": {time.Now().Add(-time.Second), false}} {
+		t.Run(name, func(t *testing.T) {
+			o := Override{STS: true, DANE: true, Reason: "x", Until: tt.until}
+			p, _ := planTo(t, w.client(), "a.example", func(q *Query) { q.Override = o })
+			if got := p.Hosts[0].Facts.Override; (got == o) != tt.holds || (got == Override{}) == tt.holds {
+				t.Errorf("the host is planned with %+v", got)
+			}
+		})
+	}
+}

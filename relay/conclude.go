@@ -30,7 +30,11 @@ func (e *Engine) destination(d Destination) delivery.Destination {
 	if err != nil {
 		e.o.Log.Error().Err(err).Msg("the queue has a destination that cannot be read")
 	}
-	return delivery.Destination{NextHop: hop, Route: fixed}
+	to := delivery.Destination{NextHop: hop, Route: fixed}
+	if domain, ok := hop.PolicyDomain(); ok && e.o.Override != nil {
+		to.Override = e.o.Override(domain, time.Now())
+	}
+	return to
 }
 
 // A fate is what became of one recipient.

@@ -37,7 +37,10 @@ type EngineOptions struct {
 	// Waiting hears when mail begins and ends to wait for a domain's MTA-STS
 	// policy to change. It must not block. When the policy has changed, call
 	// Retry.
-	Waiting   func(addr.Domain, bool)
+	Waiting func(addr.Domain, bool)
+	// Override is the operator's word about a domain at a moment (ledger X-12);
+	// nil: none. It is asked for each Deliver call.
+	Override  func(addr.Domain, time.Time) delivery.Override
 	BounceVia addr.NextHop // where DSNs go; zero: by MX
 	NoTallies bool         // [tlsrpt] enabled = false: no session is counted
 	Log       zerolog.Logger

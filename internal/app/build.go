@@ -139,7 +139,7 @@ func (h *house) buildRooms(ctx context.Context) (err error) {
 	h.engine = relay.NewEngine(relay.EngineOptions{
 		Store: h.store, Deliverer: h.client, Hostname: cfg.Hostname.String(), Postmaster: cfg.Postmaster.String(),
 		Retry: durations(cfg.Queue.Retry), WarnAfter: cfg.Queue.WarnAfter.Duration, ExpireAfter: cfg.Queue.ExpireAfter.Duration,
-		Lanes: cfg.Delivery.MaxConnectionsPerHost, Waiting: h.policies.Watch, BounceVia: cfg.Queue.BounceVia.Hop,
+		Lanes: cfg.Delivery.MaxConnectionsPerHost, Waiting: h.policies.Watch, Override: newOverrides(cfg, o.Log).at, BounceVia: cfg.Queue.BounceVia.Hop,
 		NoTallies: !cfg.TLSRPT.Enabled, Log: o.Log, Grace: o.Grace,
 	})
 	return h.buildReports(guard, roots)

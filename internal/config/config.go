@@ -26,6 +26,7 @@ type Config struct {
 	STS        STS          `toml:"sts"`
 	Queue      Queue        `toml:"queue"`
 	Delivery   Delivery     `toml:"delivery"`
+	Overrides  []Override   `toml:"override"`
 	TLSRPT     TLSRPT       `toml:"tlsrpt"`
 	DKIM       []DKIM       `toml:"dkim"`
 	Admin      Admin        `toml:"admin"`

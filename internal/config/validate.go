@@ -47,6 +47,7 @@ func (v *validator) all() {
 	v.listeners()
 	v.queue()
 	v.delivery()
+	v.overrides()
 	v.tlsrpt()
 	v.dkim()
 	v.admin()
@@ -60,7 +61,7 @@ func (v *validator) listeners() {
 	names, addresses := map[string]int{}, map[string]int{}
 	for i := range c.Listeners {
 		l, at := &c.Listeners[i], fmt.Sprintf("listener[%d]", i)
-		v.fill(at, l)
+		v.fill(at, l, DefaultListener())
 		if l.Name == "" {
 			l.Name = l.Address
 		}
@@ -104,9 +105,9 @@ func (v *validator) listener(at string, l *Listener) {
 	}
 }
 
-// fill gives a listener's absent keys their defaults.
-func (v *validator) fill(at string, l *Listener) {
-	from, to := reflect.ValueOf(DefaultListener()), reflect.ValueOf(l).Elem()
+// fill gives the absent keys of a table of a list their defaults.
+func (v *validator) fill(at string, l, defaults any) {
+	from, to := reflect.ValueOf(defaults), reflect.ValueOf(l).Elem()
 	for i := range to.NumField() {
 		key := at + "." + to.Type().Field(i).Tag.Get("toml")
 		if _, ok := v.doc.at[key]; !ok && to.Field(i).IsZero() {
@@ -251,6 +252,9 @@ func (c Config) Warnings() []string {
 	var w []string
 	for _, l := range c.Listeners {
 		w = append(w, l.tlsWarnings()...)
+	}
+	for _, o := range c.Overrides {
+		w = append(w, o.warning(time.Now()))
 	}
 	switch r := c.TLSRPT; {
 	case r.Enabled && r.Contact.IsNull():
