@@ -31,14 +31,14 @@ var floors = map[string]int{
 // and the file.
 var foundation = []string{"internal/addr", "internal/network"}
 
-// aside stand outside the floors: the lab imports no room, the store suite is
-// imported by tests only.
-var aside = []string{"internal/lab", "internal/storetest"}
+// aside stand outside the floors: the lab imports no room, the store suite and
+// the validating resolver are imported by tests only.
+var aside = []string{"internal/lab", "internal/storetest", "internal/unboundtest"}
 
 // owners says who alone may touch a third-party library.
 var owners = map[string][]string{
 	"golang.org/x/net/idna":               {"internal/addr"},
-	"github.com/miekg/dns":                {"internal/resolver", "internal/lab"},
+	"github.com/miekg/dns":                {"internal/resolver", "internal/lab", "internal/unboundtest"},
 	"github.com/pelletier/go-toml":        {"internal/config"},
 	"github.com/emersion/go-message":      {"tlsrpt", "relay"},
 	"github.com/emersion/go-msgauth":      {"tlsrpt", "relay"},
