@@ -40,21 +40,9 @@ func TestListenerKeys(t *testing.T) {
 		})
 	}
 	t.Run("UTF8-6532-01 strict_headers", func(t *testing.T) {
-		c, err := textproto.Dial("tcp", f.address()) // a client that does not know SMTPUTF8, unlike net/smtp
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		for _, line := range []string{"", "EHLO x", "MAIL FROM:<a@sender.test>", "RCPT TO:<b@example.test>", "DATA", "Subject: gr\xfcn\r\n\r\nx\r\n."} {
-			if line != "" {
-				if err := c.PrintfLine("%s", line); err != nil {
-					t.Fatal(err)
-				}
-			}
-			code, text, err := c.ReadResponse(0)
-			if last := strings.HasPrefix(line, "Subject"); err != nil || last != (code == 554) || last && !strings.HasPrefix(text, "5.6.9 ") {
-				t.Errorf("%q is answered %d %s, %v", line, code, text, err)
-			}
+		// A client that does not know SMTPUTF8, unlike net/smtp.
+		if got := f.say("MAIL FROM:<a@sender.test>", "RCPT TO:<b@example.test>", "DATA", "Subject: gr\xfcn\r\n\r\nx\r\n."); !strings.HasPrefix(got, "554 5.6.9 ") {
+			t.Error(got)
 		}
 	})
 	t.Run("SMTP-4.4-07 hide_client", func(t *testing.T) {
@@ -67,6 +55,51 @@ func TestListenerKeys(t *testing.T) {
 			t.Errorf("%.300q", got)
 		}
 	})
+}
+
+// say has a client say lines, each after the reply to the one before, and
+// returns the last reply.
+func (f *fixture) say(lines ...string) string {
+	f.t.Helper()
+	c, err := textproto.Dial("tcp", f.address())
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	defer c.Close()
+	code, text, err := c.ReadResponse(220)
+	for _, line := range append([]string{"EHLO client.test"}, lines...) {
+		if err != nil || code >= 400 {
+			f.t.Fatalf("before %q: %d %s, %v", line, code, text, err)
+		}
+		if err = c.PrintfLine("%s", line); err == nil {
+			code, text, err = c.ReadResponse(0)
+		}
+	}
+	return fmt.Sprint(code, " ", text)
+}
+
+// What a client asks for is passed on only in the terms of the latest EHLO.
+func TestSMTP_4_1_1_1_03_OnlyWhatIsOfferedIsUsed(t *testing.T) {
+	for name, m := range map[string]lab.MX{
+		"SMTP-4.1.1.1-03 nothing is offered":            {Extensions: []string{}},
+		"SMTP-4.1.1.1-03 something is, but not in TLS":  {TLSExtensions: []string{}},
+		"SMTP-4.1.1.1-03 something else is, inside TLS": {Extensions: []string{}, TLSExtensions: []string{"HELP"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			net := startLab(t)
+			m.Name, m.Domains = "mx.example.test", []string{"example.test"}
+			mx := net.AddMX(m)
+			f := start(t, net, parse(t, configText(shortDir(t), net, "")), nil)
+			f.say("MAIL FROM:<a@sender.test> SIZE=500 BODY=8BITMIME SMTPUTF8 RET=HDRS ENVID=x", "RCPT TO:<b@example.test> NOTIFY=FAILURE ORCPT=rfc822;b@example.test",
+				"DATA", strings.TrimSuffix(letter("names", 0), "\r\n")+"\r\n.")
+			if err := mx.WaitMessages(within(t), 1); err != nil {
+				t.Fatal(err)
+			}
+			if got := mx.Messages()[0]; got.Mail != "MAIL FROM:<a@sender.test>" || len(got.Rcpts) != 1 || got.Rcpts[0] != "RCPT TO:<b@example.test>" {
+				t.Errorf("%q, %q", got.Mail, got.Rcpts)
+			}
+		})
+	}
 }
 
 func TestNames(t *testing.T) {
