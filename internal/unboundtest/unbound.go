@@ -99,22 +99,18 @@ func (d *DNS) config(t testing.TB, at netip.AddrPort, modules string) string {
 remote-control:
   control-enable: no
 `, at.Addr(), at.Port(), modules, root.key.ToDS(dns.SHA256).String())
-	d.stub(&b, root.name, d.addr)
 	for _, z := range d.zones {
+		to := d.addr
 		if z.state == Dead {
-			d.stub(&b, z.name, freePort(t))
+			to = freePort(t)
 		}
+		fmt.Fprintf(&b, "stub-zone:\n  name: %q\n  stub-addr: %s@%d\n", z.name, to.Addr(), to.Port())
 	}
 	path := filepath.Join(t.TempDir(), "unbound.conf")
 	if err := os.WriteFile(path, []byte(b.String()), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// stub leads the queries for a zone to a server.
-func (d *DNS) stub(b *strings.Builder, zone string, to netip.AddrPort) {
-	fmt.Fprintf(b, "stub-zone:\n  name: %q\n  stub-addr: %s@%d\n", zone, to.Addr(), to.Port())
 }
 
 // start runs unbound until the test ends. It returns when unbound listens, or
