@@ -20,6 +20,9 @@ var meanings = map[Result]string{
 	STSWebPKIInvalid:        "the certificate of the MTA-STS policy server is not valid",
 }
 
+// Meaning says for people what r is, "" if it is none of RFC 8460.
+func (r Result) Meaning() string { return meanings[r] }
+
 // maxTold bounds the failures that the text names for each policy; the
 // attachment has all of them.
 const maxTold = 10
