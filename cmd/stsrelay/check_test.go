@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
@@ -177,4 +178,46 @@ func TestCheckCommand(t *testing.T) {
 			t.Errorf("exit %d after %d sessions\n%s", code, mx.Connections(), out)
 		}
 	})
+}
+
+// A thousand domains at once take a bounded number of connections: those of as
+// many checks as run at the same time.
+func TestCheckOfAThousandDomains(t *testing.T) {
+	w := startCheckLab(t, nil)
+	const domains, hosts = 1000, 50
+	var mx []*lab.MXHost
+	var list []addr.Domain
+	for h := range hosts {
+		var names []string
+		for i := range domains / hosts {
+			names = append(names, fmt.Sprintf("d%d-%d.test", h, i))
+			list = append(list, addr.MustDomain(names[i]))
+		}
+		mx = append(mx, w.AddMX(lab.MX{Name: fmt.Sprintf("mx%d.test", h), Domains: names}))
+	}
+	c, end, err := app.NewChecker(t.Context(), checkOptions(w))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer end()
+	good := 0
+	if err := checkAll(t.Context(), c, list, func(r check.Report) error {
+		if r.Domain != list[good] || r.Verdict != check.Deliver {
+			t.Errorf("%s: %s, %v", r.Domain, r.Verdict, r.Unknown)
+		}
+		good++
+		return nil
+	}); err != nil || good != domains {
+		t.Fatalf("%d domains, %v", good, err)
+	}
+	peak := 0
+	for _, h := range mx {
+		peak = max(peak, h.Peak())
+		if h.Open() != 0 {
+			t.Errorf("%s has %d connections left", h.Name(), h.Open())
+		}
+	}
+	if peak > checksAtOnce {
+		t.Errorf("one host had %d connections at once", peak)
+	}
 }
