@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"time"
 
 	"stsrelay/internal/addr"
 	"stsrelay/internal/app"
@@ -26,6 +27,8 @@ type checkJob struct {
 	policy, as, resolver, list, format string
 	servers                            []string
 	noSMTP, strict                     bool
+	watch                              time.Duration // look again after it; 0: once
+	exitOnChange                       bool
 }
 
 func newCheck(g *globals) *cobra.Command {
@@ -52,6 +55,8 @@ warning); 3 could not tell, such as when port 25 is blocked here.`,
 	f.StringVar(&j.resolver, "resolver", "", "DNS server `IP[:PORT]` (default: /etc/resolv.conf)")
 	f.StringVarP(&j.list, "file", "f", "", "read domains from `LIST`, one in a line; - is standard input")
 	f.StringVar(&j.format, "format", "text", "text, or nagios: one line and the exit code of a plugin")
+	f.DurationVar(&j.watch, "watch", 0, "look again every `DURATION` and tell what has changed")
+	f.BoolVar(&j.exitOnChange, "exit-on-change", false, "with --watch: end at the first change, with the exit code of what is then")
 	f.BoolVar(&j.strict, "strict", false, "let warnings count as errors")
 	return cmd
 }
@@ -68,16 +73,49 @@ func (j checkJob) run(cmd *cobra.Command, g *globals, args []string) error {
 	if err != nil {
 		return err
 	}
-	checker, end, err := app.NewChecker(cmd.Context(), o)
+	out, err := j.look(cmd.Context(), g, domains, o, cmd.OutOrStdout())
+	if err != nil || j.watch == 0 {
+		return errors.Join(err, out.end())
+	}
+	return j.watchOver(cmd.Context(), out, func() (*checkOutput, error) { return j.look(cmd.Context(), g, domains, o, io.Discard) })
+}
+
+// look checks every domain once, with no memory of an earlier look.
+func (j checkJob) look(ctx context.Context, g *globals, domains []addr.Domain, o app.CheckOptions, w io.Writer) (*checkOutput, error) {
+	out := &checkOutput{job: j, g: g, w: w, single: len(domains) == 1, as: o}
+	checker, end, err := app.NewChecker(ctx, o)
 	if err != nil {
-		return err
+		return out, err
 	}
-	out := checkOutput{job: j, g: g, w: cmd.OutOrStdout(), single: len(domains) == 1, as: o}
-	err = checkAll(cmd.Context(), checker, domains, out.show)
-	if err := errors.Join(err, end()); err != nil {
-		return err
+	return out, errors.Join(checkAll(ctx, checker, domains, out.show), end())
+}
+
+// watchOver looks again and again, and tells what is not as it was.
+func (j checkJob) watchOver(ctx context.Context, last *checkOutput, look func() (*checkOutput, error)) error {
+	tick := time.NewTicker(j.watch)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+		now, err := look()
+		if err != nil {
+			return err
+		}
+		changed := false
+		for i, s := range now.seen {
+			if s != last.seen[i] {
+				changed = true
+				fmt.Fprintf(last.w, "%s  %s, was %s\n", time.Now().UTC().Format(time.RFC3339), s, last.seen[i].state)
+			}
+		}
+		if changed && j.exitOnChange {
+			return now.end()
+		}
+		last.seen = now.seen
 	}
-	return out.end()
 }
 
 // checkAll checks domains and shows them in their order.
@@ -162,6 +200,8 @@ func (j checkJob) options(g *globals, domains []addr.Domain) (o app.CheckOptions
 		return o, usagef("--format: %q is not one of text, nagios", j.format)
 	case j.as != "" && o.Mode != stscache.Enforce && o.Mode != stscache.Testing && o.Mode != stscache.None:
 		return o, usagef("--as: %q is not one of enforce, testing, none", j.as)
+	case j.watch < 0 || j.exitOnChange && j.watch == 0:
+		return o, usagef("--exit-on-change needs --watch, and that a duration")
 	case (j.policy != "" || len(j.servers) > 0) && len(domains) > 1:
 		return o, usagef("--policy and --mx are for one domain")
 	}
@@ -217,11 +257,28 @@ type checkOutput struct {
 	as     app.CheckOptions
 
 	verdicts map[check.Verdict]int
-	worst    int // 0 good, 1 warnings, 2 errors
+	seen     []sight // of each domain, in their order
+	worst    int     // 0 good, 1 warnings, 2 errors
 	unknown  bool
 }
 
+// A sight is what --watch compares.
+type sight struct{ domain, state string }
+
+func (s sight) String() string { return s.domain + ": " + s.state }
+
+func sightOf(r check.Report) sight {
+	state := string(r.Verdict)
+	for _, f := range r.Findings {
+		if f.Severity != stscache.SeverityInfo {
+			state += " " + f.ID + "@" + f.Subject
+		}
+	}
+	return sight{r.Domain.String(), state}
+}
+
 func (o *checkOutput) show(r check.Report) error {
+	o.seen = append(o.seen, sightOf(r))
 	if o.verdicts == nil {
 		o.verdicts = map[check.Verdict]int{}
 	}

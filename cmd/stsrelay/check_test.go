@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"os"
@@ -171,6 +172,22 @@ func TestCheckCommand(t *testing.T) {
 			}
 		})
 	}
+	t.Run("--watch tells of a change and ends by it", func(t *testing.T) {
+		mx := w.AddMX(lab.MX{Name: "mx.watched.test", Domains: []string{"watched.test"}})
+		w.AddPolicy(lab.Policy{Domain: "watched.test", ID: "1", MX: []string{"mx.watched.test"}})
+		ctx, cancel := context.WithTimeout(t.Context(), scriptPatience)
+		defer cancel()
+		go func() {
+			if mx.WaitConnections(ctx, 2) == nil { // the second look has begun
+				mx.Change(func(m *lab.MX) { m.Cert = lab.Expired })
+			}
+		}()
+		code, out, errs := checkIn(t, w, "watched.test", "--watch", "20ms", "--exit-on-change")
+		want := "watched.test: refuse certificate-expired@mx.watched.test"
+		if code != 1 || !strings.Contains(out, want) || !strings.Contains(out, ", was deliver") {
+			t.Errorf("exit %d, no %q in\n%s%s", code, want, out, errs)
+		}
+	})
 	t.Run("--no-smtp contacts no mail server", func(t *testing.T) {
 		mx := w.AddMX(lab.MX{Name: "mx.quiet.test", Domains: []string{"quiet.test"}})
 		code, out, _ := checkIn(t, w, "quiet.test", "--no-smtp")
