@@ -24,7 +24,7 @@ const (
 	DANERequired        Reason = "dane-required" // the operator's floor, and there is nothing to match
 	TLSALookupFailed    Reason = "tlsa-lookup-failed"
 	NotValidating       Reason = "dnssec-not-validating" // our resolver, and the host is known for its TLSA records
-	DiscoveryFailed     Reason = "sts-discovery-failed" // while in grace
+	DiscoveryFailed     Reason = "sts-discovery-failed"  // while in grace
 	RequireTLSMissing   Reason = "requiretls-unsupported"
 	RequireTLSNoTLS     Reason = "requiretls-without-tls"
 	RequireTLSUnknown   Reason = "requiretls-unknown" // cannot tell yet
