@@ -30,7 +30,7 @@ type Policies interface {
 // Options is what a Server is made of.
 type Options struct {
 	Socket   string // path of the Unix socket; its directory is made if absent
-	HTTP     string // host:port for health checks, "" = off
+	HTTP     string // host:port for health checks and metrics, "" = off
 	Queue    relay.Store
 	Retry    func(...relay.Destination) // forget back-off, try now
 	Entries  stscache.Store
@@ -83,6 +83,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	health.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprintln(w, "ok") })
 	health.HandleFunc("GET /readyz", s.ready)
 	health.HandleFunc("GET /api/v1/status", s.status)
+	health.Handle("GET /metrics", metricsHandler(s.o.Status))
 	full := http.NewServeMux()
 	full.Handle("/", health)
 	full.HandleFunc("POST /v1/queue/list", s.queueList)

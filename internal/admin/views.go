@@ -30,6 +30,7 @@ type Status struct {
 	Policies     map[string]int    `json:"policies"` // by mode
 	Reports      ReportStatus      `json:"tls_reports"`
 	DNSSEC       DNSSECStatus      `json:"dnssec"`
+	Overrides    int               `json:"overrides"` // domains for which the operator lifts MTA-STS or DANE now
 	Warnings     []string          `json:"warnings"`
 }
 

@@ -15,7 +15,7 @@ func overrideText(domain string, until time.Time) string {
 	return "[[override]]\ndomain = \"" + domain + "\"\nsts = false\nuntil = \"" + until.UTC().Format(time.RFC3339) + "\"\nreason = \"ticket 4711\"\n"
 }
 
-func TestAnOverrideEndsByItself(t *testing.T) {
+func TestX_12_AnOverrideEndsByItself(t *testing.T) {
 	end := time.Date(2026, 12, 31, 12, 0, 0, 0, time.UTC)
 	log := &syncBuffer{}
 	cfg := parse(t, "hostname = \"relay.sender.test\"\n"+overrideText("broken.test", end))

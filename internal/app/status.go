@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"time"
 
 	"stsrelay/internal/admin"
 	"stsrelay/stscache"
@@ -25,6 +26,11 @@ func (h *house) status(ctx context.Context) admin.Status {
 	var warning string
 	if s.DNSSEC, warning = h.dane.status(); warning != "" {
 		s.Warnings = append(s.Warnings, warning)
+	}
+	for _, o := range h.cfg.Overrides {
+		if !o.Ended(time.Now()) {
+			s.Overrides++
+		}
 	}
 	h.engineStatus(&s)
 	h.reportStatus(ctx, &s)
