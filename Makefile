@@ -2,6 +2,7 @@
 # make quick  what needs only Go
 # make lint   gofmt, vet, staticcheck
 # make bench  benchmarks
+# make mutate changes each condition of the decision once; every change must turn a test red
 # make fuzz   every fuzz target for FUZZTIME each
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -9,7 +10,7 @@ TOOL := go tool -modfile=internal/tools/go.mod
 RESULTS := .results.json
 FUZZTIME ?= 30s
 
-.PHONY: build test quick lint deps bench fuzz generate
+.PHONY: build test quick lint deps bench fuzz mutate generate
 
 build:
 	CGO_ENABLED=0 go build -trimpath -o bin/stsrelay ./cmd/stsrelay
@@ -38,6 +39,9 @@ deps:
 
 bench:
 	go test -run '^$$' -bench . -benchmem ./...
+
+mutate:
+	go run ./internal/mutate -pkg ./delivery decide.go judge.go results.go
 
 fuzz:
 	@for p in $$(go list ./...); do \

@@ -33,7 +33,7 @@ var foundation = []string{"internal/addr", "internal/network"}
 
 // aside stand outside the floors: the lab imports no room, the store suite and
 // the validating resolver are imported by tests only.
-var aside = []string{"internal/lab", "internal/storetest", "internal/unboundtest"}
+var aside = []string{"internal/lab", "internal/storetest", "internal/unboundtest", "internal/mutate"}
 
 // owners says who alone may touch a third-party library.
 var owners = map[string][]string{
