@@ -72,6 +72,7 @@ func TestJudge(t *testing.T) {
 		{"STS-4.2-03 enforce: a certificate checked for another name counts as not checked", facts(enforce), otherName, string(LocalError), PKIX, StagePolicy},
 		{"STS-4.2-05 enforce: a kept connection that was never verified, no mail", facts(enforce), neverVerified, string(LocalError), PKIX, StagePolicy},
 		{"enforce: without trusted roots of our own, no mail, and the fault is ours", facts(enforce), ownRootsGone, string(LocalError), PKIX, StagePolicy},
+		{"STS-5-01 enforce: TLS that ends before it is used carries no mail", facts(enforce), alertAtTheEnd, string(TLSFailed), verified, StageTLS},
 		{"enforce, not named: a kept connection does not help", facts(enforce, unlisted), nil, string(MXNotListed), 0, StagePlan},
 		{"enforce, not named: what a probe finds missing is told all the same", facts(enforce, unlisted), expiredCert, string(MXNotListed), PKIX, StagePlan},
 
@@ -109,6 +110,7 @@ func TestJudge(t *testing.T) {
 
 		{"a floor of encrypt: any TLS will do", facts(floorEncrypt), expiredCert, goes, 0, 0},
 		{"a floor of verify: a bad certificate, no mail", facts(floorVerify), expiredCert, string(CertExpired), PKIX, StagePolicy},
+		{"a floor of dane without records: no certificate matches nothing", facts(floorDANE, secureMX), nil, string(DANERequired), DANE, StagePlan},
 		{"a floor of verify, an address literal: there is no name to verify", facts(literal, floorVerify), nil, string(LocalError), PKIX, StagePolicy},
 	}
 	for _, tt := range tests {
