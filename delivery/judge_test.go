@@ -85,6 +85,8 @@ func TestJudge(t *testing.T) {
 		{"X-11 DANE: a record of another usage is another record", facts(usable), formerUsage, string(LocalError), DANE, StagePolicy},
 		{"X-11 DANE: a record of another selector is another record", facts(usable), formerSelector, string(LocalError), DANE, StagePolicy},
 		{"X-11 DANE: a record of another matching type is another record", facts(usable), formerMatching, string(LocalError), DANE, StagePolicy},
+		{"X-11 DANE: a kept connection that matched under a name that is none of the host's, no mail", facts(usable), func(e *Evidence) { e.DANEName = unlistedMX }, string(LocalError), DANE, StagePolicy},
+		{"DANE: a match under one of the host's names is a match", facts(usable, func(f *Facts) { f.Names = []addr.Host{baseHost} }), func(e *Evidence) { e.DANEName = baseHost }, goes, 0, 0},
 		{"DANE-2.2-02 unusable TLSA: any TLS will do", facts(unusable), expiredCert, goes, 0, 0},
 		{"DANE-2.2-02 unusable TLSA: no STARTTLS, no mail", facts(unusable), noSTARTTLS, string(StartTLSMissing), TLS, StageTLS},
 		{"STS-2-01 X-02 DANE and enforce: a valid certificate does not rescue a mismatch", facts(usable, enforce), otherCert, string(DANEMismatch), DANE, StagePolicy},
