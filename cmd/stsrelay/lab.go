@@ -86,6 +86,7 @@ var themes = []struct{ first, heading string }{
 	{"stale.test", "Cached policies"},
 	{"implicit.test", "MX records and DNS"},
 	{"dane.test", "DANE"},
+	{"requiretls.test", "REQUIRETLS"},
 	{"greylist.test", "What mail servers say"},
 }
 

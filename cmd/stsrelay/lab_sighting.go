@@ -70,6 +70,9 @@ func (s *sighting) against(want lab.Expect) (problems []string) {
 		if (a.TLS == nil) != (got.TLS == lab.Plaintext) {
 			add("the relay says %s, and %s says %s", got.TLS, a.Host, wire(a.TLS))
 		}
+		if onward := strings.Contains(a.Mail, " REQUIRETLS"); onward != s.letter.requireTLS {
+			add("the message was sent with REQUIRETLS: %v, and reached %s with it: %v", s.letter.requireTLS, a.Host, onward)
+		}
 		if err := intact(s.letter.content, a.Content); err != nil {
 			add("at %s: %v", a.Host, err)
 		}

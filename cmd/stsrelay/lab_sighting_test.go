@@ -51,6 +51,10 @@ func TestNothingIsTakenOnTheRelaysWord(t *testing.T) {
 			"the relay says verified, and mx.a.test says in the clear"},
 		{"less trust than expected", delivered, sighting{line: logLine{Status: "sent", TLS: "Untrusted TLSv1.3"}, arrivals: []lab.Arrival{arrival(nil)}},
 			"expected delivered, verified, happened: delivered, untrusted"},
+		{"REQUIRETLS went on unasked", delivered, sighting{line: sent, arrivals: []lab.Arrival{arrival(func(a *lab.Arrival) { a.Mail = "MAIL FROM:<a@b> REQUIRETLS" })}},
+			"sent with REQUIRETLS: false, and reached mx.a.test with it: true"},
+		{"REQUIRETLS got lost", delivered, sighting{line: sent, letter: letter{requireTLS: true}, arrivals: []lab.Arrival{arrival(nil)}},
+			"sent with REQUIRETLS: true, and reached mx.a.test with it: false"},
 		{"in the clear as expected", lab.Expect{Outcome: lab.Delivered, TLS: lab.Plaintext},
 			sighting{line: logLine{Status: "sent"}, arrivals: []lab.Arrival{arrival(func(a *lab.Arrival) { a.TLS = nil })}}, ""},
 		{"the content is damaged", delivered, sighting{line: sent, arrivals: []lab.Arrival{arrival(func(a *lab.Arrival) { a.Content = a.Content[:len(a.Content)-2] })}},
@@ -83,7 +87,7 @@ func TestNothingIsTakenOnTheRelaysWord(t *testing.T) {
 			sighting{line: returned, notice: &notice{}, noticeErr: errors.New("no boundary")}, "no boundary"},
 	} {
 		t.Run(row.name, func(t *testing.T) {
-			row.saw.letter, row.saw.attempt = letterTo("a.test", 1), 1
+			row.saw.letter, row.saw.attempt = letterTo("a.test", 1).as(lab.Mail{RequireTLS: row.saw.letter.requireTLS}, nil), 1
 			got := strings.Join(row.saw.against(row.want), "\n")
 			if row.text == "" && got != "" || !strings.Contains(got, row.text) {
 				t.Errorf("the problems are %q, not %q", got, row.text)

@@ -2,16 +2,31 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net"
 	"net/textproto"
 	"strings"
+
+	"stsrelay/internal/lab"
 )
 
 // A letter is what the lab's client hands to the relay.
 type letter struct {
 	from, to string
 	content  []byte // CRLF lines
+
+	requireTLS bool
+	tls        *tls.Config // of the client, for REQUIRETLS
+}
+
+// as has the letter sent as a scenario wants it.
+func (l letter) as(m lab.Mail, conf *tls.Config) letter {
+	l.requireTLS, l.tls = m.RequireTLS, conf
+	if m.TLSRequiredNo {
+		l.content = append([]byte("TLS-Required: No\r\n"), l.content...)
+	}
+	return l
 }
 
 // letterTo writes a letter whose content is easily damaged on its way: dots at
@@ -51,12 +66,19 @@ func submit(ctx context.Context, address string, l letter) (id string, err error
 	if _, _, err := c.ReadResponse(220); err != nil {
 		return "", fmt.Errorf("greeting: %w", err)
 	}
+	params := " BODY=8BITMIME"
+	if l.requireTLS {
+		params += " REQUIRETLS"
+		if c, err = startTLS(c, conn, l.tls); err != nil {
+			return "", err
+		}
+	}
 	for _, step := range []struct {
 		line string
 		code int
 	}{
 		{"EHLO client." + labSender, 250},
-		{"MAIL FROM:<" + l.from + "> BODY=8BITMIME", 250},
+		{"MAIL FROM:<" + l.from + ">" + params, 250},
 		{"RCPT TO:<" + l.to + ">", 250},
 		{"DATA", 354},
 	} {
@@ -81,6 +103,17 @@ func submit(ctx context.Context, address string, l letter) (id string, err error
 	}
 	_, _ = ask(c, "QUIT", 221) // the message is theirs already
 	return strings.TrimSpace(id), nil
+}
+
+// startTLS goes on over TLS, as REQUIRETLS needs it (RFC 8689, Section 2).
+func startTLS(c *textproto.Conn, conn net.Conn, conf *tls.Config) (*textproto.Conn, error) {
+	if _, err := ask(c, "EHLO client."+labSender, 250); err != nil {
+		return c, err
+	}
+	if _, err := ask(c, "STARTTLS", 220); err != nil {
+		return c, err
+	}
+	return textproto.NewConn(tls.Client(conn, conf)), nil
 }
 
 func ask(c *textproto.Conn, line string, code int) (string, error) {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"slices"
 	"strings"
@@ -78,7 +79,8 @@ func (t *trial) fault(place string, err error) {
 
 // send hands over a message and waits for the end of its first attempt.
 func (b *labBench) send(ctx context.Context, t *trial, n int) (*sighting, error) {
-	s := &sighting{letter: letterTo(t.Domain, n), attempt: 1, arrived: len(b.world.Arrivals(t.Domain)), told: b.told(t.Domain)}
+	client := &tls.Config{RootCAs: b.world.Roots(), ServerName: labRelay}
+	s := &sighting{letter: letterTo(t.Domain, n).as(t.Mail, client), attempt: 1, arrived: len(b.world.Arrivals(t.Domain)), told: b.told(t.Domain)}
 	id, err := submit(ctx, b.relay, s.letter)
 	if err != nil {
 		return nil, fmt.Errorf("the relay did not take the message: %w", err)

@@ -26,8 +26,12 @@ import (
 	"github.com/rs/zerolog"
 )
 
-// labSender is the domain of those who send: bounces must arrive there.
-const labSender = "sender.test"
+// labSender is the domain of those who send: bounces must arrive there. The
+// relay is in it.
+const (
+	labSender = "sender.test"
+	labRelay  = "relay." + labSender
+)
 
 // A labBench is a fake internet and a relay that delivers to it.
 type labBench struct {
@@ -97,7 +101,8 @@ func (b *labBench) buildWorld(s labSetup) error {
 	b.world = w
 	return spoken(func() {
 		w.DNS.SetAD(".", true) // the relay asks for it to see whether its resolver validates
-		w.AddMX(lab.MX{Name: "mx." + labSender, Domains: []string{labSender}})
+		w.DNS.Sign(labSender)  // bounces of mail with REQUIRETLS ask for it too (RFC 8689, Section 5)
+		w.AddMX(lab.MX{Name: "mx." + labSender, Domains: []string{labSender}, RequireTLS: true})
 		w.SetUp(s.scenarios)
 		b.collector = publishReports(w, s.scenarios)
 	})
@@ -149,18 +154,25 @@ func (b *labBench) configure() (config.Config, error) {
 	if err != nil {
 		return config.Config{}, err
 	}
+	cert, certKey, err := b.certificate()
+	if err != nil {
+		return config.Config{}, err
+	}
 	quoted := make([]string, len(b.world.DNSServers()))
 	for i, s := range b.world.DNSServers() {
 		quoted[i] = fmt.Sprintf("%q", s)
 	}
 	text := fmt.Sprintf(`# The relay of stsrelay lab run.
-hostname = "relay.%[1]s"
+hostname = %[7]q
 data_dir = %[2]q
 postmaster = "postmaster@%[1]s"
 
 [[listener]]
 name = "lab"
 address = "127.0.0.1:0"
+tls = "starttls"               # REQUIRETLS is for TLS only
+cert_file = %[8]q
+key_file = %[9]q
 
 [network]
 allow_private = ["127.0.0.0/8", "fd00::/8"]
@@ -186,12 +198,26 @@ key_file = %[6]q
 [admin]
 socket = %[5]q
 http = ""
-`, labSender, filepath.Join(b.dir, "data"), strings.Join(quoted, ", "), roots, filepath.Join(b.dir, "admin.sock"), key)
+`, labSender, filepath.Join(b.dir, "data"), strings.Join(quoted, ", "), roots, filepath.Join(b.dir, "admin.sock"), key, labRelay, cert, certKey)
 	path := filepath.Join(b.dir, "config.toml")
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		return config.Config{}, err
 	}
 	return config.Load(path)
+}
+
+// certificate writes that of the relay's listener, and its key.
+func (b *labBench) certificate() (cert, key string, err error) {
+	c := b.world.CA.Certificate(lab.Good, labRelay)
+	der, err := x509.MarshalPKCS8PrivateKey(c.PrivateKey)
+	if err != nil {
+		return "", "", err
+	}
+	cert, key = filepath.Join(b.dir, "cert.pem"), filepath.Join(b.dir, "key.pem")
+	if err := os.WriteFile(cert, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Certificate[0]}), 0o600); err != nil {
+		return "", "", err
+	}
+	return cert, key, os.WriteFile(key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }
 
 // signingKey writes the key that report mail is signed with, and publishes it.

@@ -12,6 +12,7 @@ import "time"
 type Scenario struct {
 	Domain string // the message goes to someone there
 	Title  string // what is special, in plain words
+	Mail   Mail   // how it is sent
 	Setup  func(w *World)
 	Break  func(w *World) // nil for most
 	Expect Expect
@@ -47,7 +48,7 @@ const (
 // Domains lists the scenarios. Each takes a second or two at most.
 func Domains() []Scenario {
 	var list []Scenario
-	for _, part := range [][]Scenario{soundDomains(), certificateDomains(), tlsDomains(), policyDomains(), cachedDomains(), dnsDomains(), daneDomains(), replyDomains()} {
+	for _, part := range [][]Scenario{soundDomains(), certificateDomains(), tlsDomains(), policyDomains(), cachedDomains(), dnsDomains(), daneDomains(), requireTLSDomains(), replyDomains()} {
 		list = append(list, part...)
 	}
 	return list

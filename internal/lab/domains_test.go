@@ -27,7 +27,7 @@ func promises(t *testing.T, w *lab.World) {
 			s.t = t
 			before := 0
 			if sc.Break != nil {
-				if got := s.send(sc.Domain); got.Outcome != lab.Delivered || got.TLS != lab.Verified {
+				if got := s.send(sc.Domain, sc.Mail); got.Outcome != lab.Delivered || got.TLS != lab.Verified {
 					t.Fatalf("the first message is %+v", got)
 				}
 				before = 1
@@ -36,12 +36,15 @@ func promises(t *testing.T, w *lab.World) {
 			want := sc.Expect
 			next := want.Next
 			want.Next = ""
-			if got := s.send(sc.Domain); got != want {
+			if got := s.send(sc.Domain, sc.Mail); got != want {
 				t.Fatalf("the message is %+v, not %+v", got, want)
 			}
 			arrived := w.Arrivals(sc.Domain)[before:]
 			if (len(arrived) == 1) != (want.Outcome == lab.Delivered) {
 				t.Errorf("%d messages arrived", len(arrived))
+			}
+			if len(arrived) > 0 && strings.Contains(arrived[0].Mail, " REQUIRETLS") != sc.Mail.RequireTLS {
+				t.Errorf("it arrived with %s", arrived[0].Mail)
 			}
 			if len(arrived) > 0 && (arrived[0].TLS == nil) != (want.TLS == lab.Plaintext) {
 				t.Errorf("it arrived over TLS %+v", arrived[0].TLS)
@@ -52,7 +55,7 @@ func promises(t *testing.T, w *lab.World) {
 			if next == "" {
 				return
 			}
-			if got := s.send(sc.Domain); got.Outcome != next {
+			if got := s.send(sc.Domain, sc.Mail); got.Outcome != next {
 				t.Errorf("at the next attempt the message is %+v, not %s", got, next)
 			}
 		})

@@ -49,7 +49,7 @@ func (r rules) names(host string) bool {
 func no(outcome, reason string) lab.Expect { return lab.Expect{Outcome: outcome, Reason: reason} }
 
 // send makes one attempt to send a message to someone at domain.
-func (s *sender) send(domain string) lab.Expect {
+func (s *sender) send(domain string, mail lab.Mail) lab.Expect {
 	policy, fail := s.policy(domain)
 	m := ask(s.t, s.w, "udp", domain+".", "MX")
 	switch {
@@ -76,14 +76,14 @@ func (s *sender) send(domain string) lab.Expect {
 	var last lab.Expect
 	for _, mx := range list {
 		host := strings.TrimSuffix(mx.Mx, ".")
-		enforce := policy.mode == "enforce"
+		enforce := policy.mode == "enforce" && !mail.TLSRequiredNo
 		if enforce && !policy.names(host) {
 			last = no(lab.Deferred, "mx-not-listed")
 			continue
 		}
-		last = s.host(domain, demand{host: host, sni: host, enforce: enforce, signed: m.AuthenticatedData,
+		last = s.host(domain, demand{host: host, sni: host, mail: mail, enforce: enforce, signed: m.AuthenticatedData,
 			vouched: policy.mode != "" && policy.mode != "none" && policy.names(host)})
-		if last.Outcome != lab.Deferred {
+		if last.Outcome == lab.Delivered || last.Outcome == lab.Bounced && !mail.RequireTLS {
 			if len(list) > 1 || host == "new."+domain {
 				last.Via = host
 			}
@@ -140,6 +140,7 @@ func (s *sender) policy(domain string) (p rules, fail bool) {
 // A demand is what one MX host must show, and what is known of its name.
 type demand struct {
 	host, sni string
+	mail      lab.Mail
 	enforce   bool // a policy must be met
 	vouched   bool // a policy names the host
 	signed    bool // DNSSEC names it
@@ -160,6 +161,9 @@ func (s *sender) host(domain string, want demand) lab.Expect {
 		return no(lab.Bounced, "no-address")
 	case !ip.IsLoopback():
 		return no(lab.Deferred, "forbidden-address")
+	}
+	if want.mail.RequireTLS && !(want.enforce && want.vouched) && !want.signed {
+		return no(lab.Bounced, "requiretls-unsupported")
 	}
 	var fail string
 	if want.dane, fail = s.lookup(m, domain, want); fail != "" {
@@ -206,7 +210,7 @@ func (d *dialogue) ask(line string) string {
 // talk makes one connection. It wants another one, in the clear, where TLS
 // broke and nobody needs it.
 func (s *sender) talk(to, domain string, want demand, secure bool) (e lab.Expect, redial bool) {
-	mandatory := want.enforce || want.base != ""
+	mandatory, from := want.enforce || want.base != "", "MAIL FROM:<someone@sender.test>"
 	ctx, cancel := context.WithTimeout(s.t.Context(), patience)
 	defer cancel()
 	conn, err := s.w.Dialer().DialContext(ctx, "tcp", to)
@@ -223,6 +227,8 @@ func (s *sender) talk(to, domain string, want demand, secure bool) (e lab.Expect
 	level := lab.Plaintext
 	switch offered := strings.Contains(strings.ToUpper(ehlo), "\n250-STARTTLS\n") || strings.Contains(strings.ToUpper(ehlo), "\n250 STARTTLS\n"); {
 	case !secure:
+	case !offered && want.mail.RequireTLS && !mandatory:
+		return no(lab.Bounced, "requiretls-without-tls"), false
 	case !offered && mandatory:
 		return no(lab.Deferred, "starttls-missing"), false
 	case offered:
@@ -240,10 +246,15 @@ func (s *sender) talk(to, domain string, want demand, secure bool) (e lab.Expect
 		conn = d.conn
 		ehlo = d.ask("EHLO sender.test")
 	}
+	if want.mail.RequireTLS {
+		if from += " REQUIRETLS"; level == lab.Plaintext || !strings.Contains(ehlo, " REQUIRETLS\n") && !strings.Contains(ehlo, "-REQUIRETLS\n") {
+			return no(lab.Bounced, "requiretls-unsupported"), false
+		}
+	}
 	if !strings.HasPrefix(ehlo, "250") && !strings.HasPrefix(d.ask("HELO sender.test"), "250") {
 		return s.refused(d, ehlo), false
 	}
-	for _, line := range []string{"MAIL FROM:<someone@sender.test>", "RCPT TO:<someone@" + domain + ">", "DATA", "Subject: x\r\n\r\nx\r\n."} {
+	for _, line := range []string{from, "RCPT TO:<someone@" + domain + ">", "DATA", "Subject: x\r\n\r\nx\r\n."} {
 		if r := d.ask(line); !strings.HasPrefix(r, "250") && !strings.HasPrefix(r, "354") {
 			return s.refused(d, r), false
 		}
@@ -269,11 +280,11 @@ func (s *sender) encrypt(d *dialogue, want demand) (level, fault string) {
 	switch {
 	case len(want.usable) > 0 && !matched:
 		return "", "dane-mismatch"
-	case want.enforce && wrong != "":
+	case wrong != "" && (want.enforce || want.mail.RequireTLS && !matched):
 		return "", wrong
 	case wrong != "" && !matched:
 		return lab.Untrusted, ""
-	case want.vouched && wrong == "", matched && want.signed:
+	case want.vouched && wrong == "", want.mail.RequireTLS, matched && want.signed: // its name was found good before
 		return lab.Verified, ""
 	}
 	return lab.Trusted, ""
