@@ -13,6 +13,7 @@ type extensions struct {
 	eightBit   bool // 8BITMIME, RFC 6152
 	utf8       bool // SMTPUTF8, RFC 6531
 	requireTLS bool // RFC 8689
+	dsn        bool // RFC 3461
 	size       bool // RFC 1870
 	sizeLimit  int64
 	rcptMax    int // LIMITS, RFC 9422: recipients per transaction, 0 for no limit
@@ -46,6 +47,8 @@ func (x *extensions) add(keyword, params string) {
 		x.utf8 = true
 	case "REQUIRETLS":
 		x.requireTLS = true
+	case "DSN":
+		x.dsn = true
 	case "SIZE":
 		x.size = true
 		x.sizeLimit = parseSize(params)

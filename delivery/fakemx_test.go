@@ -261,6 +261,7 @@ func (c *fakeConn) command(verb, arg, line string) bool {
 	case "MAIL":
 		return c.mail(arg, line)
 	case "RCPT":
+		c.params(arg, map[string]string{"NOTIFY": "DSN", "ORCPT": "DSN"})
 		def := "250 2.1.5 ok"
 		if !c.open {
 			def = "503 5.5.1 MAIL first"
@@ -296,18 +297,23 @@ func (c *fakeConn) mail(arg, line string) bool {
 	if c.open {
 		c.violate("nested MAIL")
 	}
-	for _, p := range strings.Fields(arg)[1:] {
-		name, _, _ := strings.Cut(p, "=")
-		if need := map[string]string{"SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "REQUIRETLS": "REQUIRETLS"}[name]; need == "" || !c.offers(need) {
-			c.violate("parameter %s was not offered", p)
-		}
-	}
+	c.params(arg, map[string]string{"SIZE": "SIZE", "BODY": "8BITMIME", "SMTPUTF8": "SMTPUTF8", "REQUIRETLS": "REQUIRETLS", "RET": "DSN", "ENVID": "DSN"})
 	r, ok := c.say(line, "250 2.1.0 ok")
 	if strings.HasPrefix(r, "2") {
 		c.open, c.from, c.to = true, strings.TrimPrefix(arg, "FROM:"), nil
 		c.count++
 	}
 	return ok
+}
+
+// params holds each parameter of MAIL or RCPT to the keyword that it needs.
+func (c *fakeConn) params(arg string, needs map[string]string) {
+	for _, p := range strings.Fields(arg[strings.LastIndexByte(arg, '>')+1:]) {
+		name, _, _ := strings.Cut(p, "=")
+		if need := needs[name]; need == "" || !c.offers(need) {
+			c.violate("parameter %s was not offered", p)
+		}
+	}
 }
 
 func (c *fakeConn) startTLS(line string) bool {

@@ -26,6 +26,7 @@ type transaction struct {
 	setup  time.Duration
 	reused bool // the connection has carried another before
 	rset   bool // RSET opens the group
+	utf8   bool // MAIL says SMTPUTF8
 
 	accepted []int
 	ended    bool // the final dot is on its way
@@ -51,11 +52,24 @@ func (x *transaction) mailLine(b *strings.Builder, c *conn) {
 	if x.Body8 {
 		b.WriteString(" BODY=8BITMIME")
 	}
-	if x.needsUTF8() || x.Head8 && c.ext.utf8 {
+	if x.utf8 {
 		b.WriteString(" SMTPUTF8")
 	}
 	if x.Demand == Require && c.evidence.RequireTLS {
 		b.WriteString(" REQUIRETLS")
+	}
+	if c.ext.dsn {
+		x.mailDSN(b)
+	}
+}
+
+// rcptLine is RCPT for recipient i.
+func (x *transaction) rcptLine(b *strings.Builder, c *conn, i int) {
+	b.WriteString("RCPT TO:<")
+	b.WriteString(wireAddress(x.To[i].Address))
+	b.WriteByte('>')
+	if c.ext.dsn {
+		x.rcptDSN(b, x.To[i])
 	}
 }
 
@@ -69,9 +83,8 @@ func (x *transaction) group(c *conn) string {
 	x.mailLine(&b, c)
 	b.WriteString("\r\n")
 	for _, i := range x.who {
-		b.WriteString("RCPT TO:<")
-		b.WriteString(wireAddress(x.To[i].Address))
-		b.WriteString(">\r\n")
+		x.rcptLine(&b, c, i)
+		b.WriteString("\r\n")
 	}
 	b.WriteString("DATA\r\n")
 	return b.String()
@@ -80,7 +93,7 @@ func (x *transaction) group(c *conn) string {
 // send starts the transaction: it writes the envelope, or without PIPELINING
 // nothing (ledger PIPE-3.1-01, SMTP-4.3.1-02).
 func (x *transaction) send(c *conn) error {
-	x.began, x.reused, x.rset = time.Now(), c.messages > 0, c.reset
+	x.began, x.reused, x.rset, x.utf8 = time.Now(), c.messages > 0, c.reset, x.needsUTF8() || x.Head8 && c.ext.utf8
 	c.messages++
 	if !c.ext.pipelining {
 		return nil
@@ -90,9 +103,9 @@ func (x *transaction) send(c *conn) error {
 
 // step returns the reply to the next command of the envelope, which without
 // PIPELINING it sends first.
-func (x *transaction) step(c *conn, d time.Duration, words ...string) (reply, error) {
+func (x *transaction) step(c *conn, d time.Duration, line string) (reply, error) {
 	if !c.ext.pipelining {
-		return c.ask(d, words...)
+		return c.ask(d, line)
 	}
 	return c.read(d)
 }
@@ -134,11 +147,11 @@ func (x *transaction) envelope(c *conn) (ready bool, err error) {
 func (x *transaction) recipients(c *conn, mailed bool) (taken int, err error) {
 	var full []int // for want of room in this transaction, none for their own sake
 	for k, i := range x.who {
-		var words []string
+		var line strings.Builder
 		if !c.ext.pipelining {
-			words = []string{"RCPT TO:<", wireAddress(x.To[i].Address), ">"}
+			x.rcptLine(&line, c, i)
 		}
-		r, err := x.step(c, c.t.Rcpt, words...)
+		r, err := x.step(c, c.t.Rcpt, line.String())
 		if err != nil || mailed && r.code == 421 {
 			x.who = slices.Concat(x.accepted, full, x.who[k:])
 			return taken, x.lost(c, StageRcpt, r, err)
@@ -259,7 +272,7 @@ func (x *transaction) final(c *conn, werr error) error {
 	}
 	for _, i := range x.accepted {
 		o := x.outcome(c, nil)
-		o.Reply = r.String()
+		o.Reply, o.DSN = r.String(), c.ext.dsn
 		x.taken(i, o)
 	}
 	return nil
