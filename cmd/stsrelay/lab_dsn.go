@@ -21,6 +21,8 @@ type notice struct {
 	recipient string
 	action    string
 	status    string
+
+	requireTLS bool // it came with REQUIRETLS
 }
 
 // maxNotice bounds what is read of a part, in octets.

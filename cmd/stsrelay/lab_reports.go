@@ -191,9 +191,10 @@ var resultOf = map[string]string{
 	"dane-mismatch":             "validation-failure",
 }
 
-// result is how a report must call what went wrong, "" if that is left open.
+// result is how a report must call what went wrong, "" if that is left open: in
+// what only the message asks for, the domain does not fail.
 func (t *trial) result() string {
-	if t.Result != "" {
+	if t.Result != "" || t.Mail.RequireTLS {
 		return t.Result
 	}
 	return resultOf[t.Expect.Reason]

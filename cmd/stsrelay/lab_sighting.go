@@ -100,6 +100,8 @@ func (s *sighting) paper(got lab.Expect) (problems []string) {
 			add("%v", s.noticeErr)
 		case n.recipient != s.letter.to || n.action != "failed" || !strings.HasPrefix(n.status, "5."):
 			add("the bounce is about %s: %s %s", n.recipient, n.action, n.status)
+		case n.requireTLS != s.letter.requireTLS: // RFC 8689, Section 5
+			add("the message was sent with REQUIRETLS: %v, and the bounce: %v", s.letter.requireTLS, n.requireTLS)
 		}
 	case lab.Delivered:
 		if s.notice != nil {

@@ -83,6 +83,8 @@ func TestNothingIsTakenOnTheRelaysWord(t *testing.T) {
 			sighting{line: returned, notice: &notice{recipient: "other@a.test", action: "failed", status: "5.1.1"}}, "the bounce is about other@a.test"},
 		{"bounced with a temporary status", lab.Expect{Outcome: lab.Bounced, Reason: "null-mx"},
 			sighting{line: returned, notice: &notice{recipient: "someone@a.test", action: "failed", status: "4.4.1"}}, "failed 4.4.1"},
+		{"a bounce that forgets REQUIRETLS", lab.Expect{Outcome: lab.Bounced, Reason: "null-mx"}, sighting{line: returned, letter: letter{requireTLS: true}, notice: bounce},
+			"sent with REQUIRETLS: true, and the bounce: false"},
 		{"a bounce that cannot be read", lab.Expect{Outcome: lab.Bounced, Reason: "null-mx"},
 			sighting{line: returned, notice: &notice{}, noticeErr: errors.New("no boundary")}, "no boundary"},
 	} {

@@ -113,6 +113,38 @@ func TestLabRunFailsWhereARelayDoesNotDoWhatItMust(t *testing.T) {
 	}
 }
 
+// TestLabRunWithREQUIRETLS: what became of each message is what hosts saw of it,
+// so that a scenario that passed proves what it is about.
+func TestLabRunWithREQUIRETLS(t *testing.T) {
+	shortTemp(t)
+	code, out, errs := runIn(t, "lab", "run", "--json", "--only", "requiretls", "--only", "tls-required-no")
+	if code != 0 {
+		t.Errorf("it ends with %d:\n%s", code, errs)
+	}
+	lines := map[string]labLine{}
+	for _, l := range decodeLines[labLine](t, out) {
+		lines[l.Domain] = l
+	}
+	for _, row := range []struct {
+		name    string
+		domains []string
+	}{
+		{"RTLS-2-02 the option is not sent where a condition is missing", []string{"requiretls-clear.test", "requiretls-no-name.test", "requiretls-bad-cert.test", "requiretls-missing.test", "requiretls.test"}},
+		{"RTLS-4.2.1-01 each MX host is tried in turn", []string{"requiretls-2.test"}},
+		{"RTLS-4.2.1-02 where no host qualifies the message is returned", []string{"requiretls-missing.test", "requiretls-no-name.test", "requiretls-clear.test"}},
+		{"RTLS-4.2.2-01 a host that refuses mail in the clear has it returned", []string{"tls-required-no-530.test", "tls-required-no.test"}},
+		{"RTLS-5-01 the bounce asks for REQUIRETLS as the message did", []string{"requiretls-missing.test", "tls-required-no-530.test"}},
+	} {
+		t.Run(row.name, func(t *testing.T) {
+			for _, domain := range row.domains {
+				if l := lines[domain]; l.Passed == nil || !*l.Passed || l.Happened.Outcome != l.Expected.Outcome {
+					t.Errorf("%s: %+v, %q", domain, l.Happened, l.Problems)
+				}
+			}
+		})
+	}
+}
+
 // labInProcess runs trials that no flag can choose.
 func labInProcess(t *testing.T, ctx context.Context, f labFlags, list []*trial) (string, error) {
 	t.Helper()

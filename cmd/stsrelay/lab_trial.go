@@ -156,8 +156,9 @@ func (b *labBench) look(ctx context.Context, s *sighting) (done bool, err error)
 	}
 	s.arrivals = b.world.Arrivals(s.letter.domain())[s.arrived:]
 	s.tellings = b.told(s.letter.domain()) - s.told
-	if content := b.noticeTo(s.letter.from); content != nil {
-		n, err := readNotice(content)
+	if a := b.noticeTo(s.letter.from); a != nil {
+		n, err := readNotice(a.Content)
+		n.requireTLS = strings.Contains(a.Mail, " REQUIRETLS")
 		s.notice, s.noticeErr = &n, err
 	}
 	return true, nil
@@ -185,10 +186,10 @@ func (b *labBench) whyEnded(ctx context.Context, err error) error {
 }
 
 // noticeTo returns the bounce that arrived for a sender, nil if none has.
-func (b *labBench) noticeTo(from string) []byte {
+func (b *labBench) noticeTo(from string) *lab.Arrival {
 	for _, a := range b.world.Arrivals(labSender) {
 		if a.From == "" && slices.Contains(a.To, from) {
-			return a.Content
+			return &a
 		}
 	}
 	return nil

@@ -42,6 +42,11 @@ func requireTLSDomains() []Scenario {
 			Expect: bounced("requiretls-unsupported"), Why: "the next server must promise it too (RFC 8689, Section 4.2.1)",
 		},
 		{
+			Domain: "requiretls-bad-cert.test", Title: "REQUIRETLS, signed MX records, and a self-signed certificate",
+			Mail: demanding, Setup: signed("requiretls-bad-cert.test", func(m *MX) { m.Cert, m.RequireTLS = SelfSigned, true }),
+			Expect: deferred("certificate-not-trusted"), Why: "the certificate must be valid (RFC 8689, Section 4.2.1)",
+		},
+		{
 			Domain: "requiretls-no-name.test", Title: "REQUIRETLS, and neither a policy nor DNSSEC; the MX host offers it",
 			Mail: demanding, Setup: unprotected("requiretls-no-name.test", offers),
 			Expect: bounced("requiretls-unsupported"), Why: "nobody vouches for the MX name (RFC 8689, Section 4.2.1)",

@@ -241,7 +241,7 @@ func (s *sender) talk(to, domain string, want demand, secure bool) (e lab.Expect
 		}
 		var fault string
 		if level, fault = s.encrypt(d, want); fault != "" {
-			return no(lab.Deferred, fault), !mandatory
+			return no(lab.Deferred, fault), !mandatory && !want.mail.RequireTLS
 		}
 		conn = d.conn
 		ehlo = d.ask("EHLO sender.test")
