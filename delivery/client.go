@@ -61,6 +61,7 @@ type Timeouts struct {
 type Client struct {
 	options Options
 	pool    *pool
+	reach   *reach
 	buffers sync.Pool // of *buffers
 }
 
@@ -71,7 +72,7 @@ func New(o Options) (*Client, error) {
 	if err := o.validate(); err != nil {
 		return nil, err
 	}
-	c := &Client{options: o, pool: newPool(o.MaxConnections, o.MaxConnectionsPerHost, o.Timeouts.Idle)}
+	c := &Client{options: o, pool: newPool(o.MaxConnections, o.MaxConnectionsPerHost, o.Timeouts.Idle), reach: newReach()}
 	c.buffers.New = newBuffers
 	return c, nil
 }

@@ -76,17 +76,23 @@ func (l *lane) connect(ctx context.Context, t *task, s *site, who []int) *conn {
 		l.book(t, s, c, s.decision.Judge(c.evidence).Results)
 		return c
 	}
-	for _, a := range s.addrs[:min(len(s.addrs), maxAddresses)] {
-		c, err, last := l.open(ctx, t, s, a)
+	fail := func(a netip.AddrPort, e *Error) {
+		t.note(who, Outcome{Err: e, MX: e.MX, Addr: a, Policy: s.policy})
+	}
+	addrs := l.reach.order(l.destination.NextHop, s.addrs)
+	w := walk{Client: l.Client, host: s.key().host, left: addrs[:min(len(addrs), maxAddresses)],
+		failed: func(a netip.AddrPort, err error) { fail(a, s.unconnected(ctx, a, err)) }}
+	for to := w.next(ctx); to != nil; to = w.next(ctx) {
+		c, err, last := l.open(ctx, t, s, to)
 		if c != nil {
 			return c
 		}
-		t.note(who, Outcome{Err: err, MX: err.MX, Addr: a, Policy: s.policy})
-		if last || ctx.Err() != nil {
+		fail(to.addr, err)
+		if last {
 			break
 		}
 	}
-	l.pool.release(s.key().host)
+	l.pool.release(w.host)
 	return nil
 }
 
@@ -109,11 +115,11 @@ func (l *lane) permit(ctx context.Context, t *task, s *site) (*conn, error) {
 	}
 }
 
-// open makes a connection to one address that Judge allows for s. Its error
+// open makes of a line a connection that Judge allows for s. Its error
 // says whether it is the last word on this host: what TLS showed at one address
 // holds for all, and the next host is asked (ledger SMTP-5.1-14).
-func (l *lane) open(ctx context.Context, t *task, s *site, a netip.AddrPort) (c *conn, err *Error, last bool) {
-	c, err = l.greet(ctx, s, a, false)
+func (l *lane) open(ctx context.Context, t *task, s *site, to *line) (c *conn, err *Error, last bool) {
+	c, err = l.greet(ctx, s, to, false)
 	if c == nil {
 		return nil, err, false
 	}
@@ -127,7 +133,7 @@ func (l *lane) open(ctx context.Context, t *task, s *site, a netip.AddrPort) (c 
 		return c, nil, false
 	case v.Redial || v.Proceed: // ledger STLS-4-04
 		c.close()
-		if c, err = l.greet(ctx, s, a, true); err == nil {
+		if c, err = l.visit(ctx, s, to.addr, true); err == nil {
 			return c, nil, false
 		}
 		if c != nil {
@@ -137,7 +143,7 @@ func (l *lane) open(ctx context.Context, t *task, s *site, a netip.AddrPort) (c 
 	}
 	c.quit()
 	e := *v.Err
-	e.MX, e.Addr = c.host, a.String()
+	e.MX, e.Addr = c.host, to.addr.String()
 	return nil, &e, true
 }
 

@@ -120,6 +120,7 @@ func (l *lane) finish(ctx context.Context, t *task) {
 	}
 	t.finished = true
 	t.settleAll(ctx)
+	l.reach.ended(l.destination.NextHop, t.out)
 	if l.unusable == nil {
 		l.unusable = t.verdict()
 	}

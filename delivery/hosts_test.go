@@ -166,13 +166,14 @@ func TestDualStack(t *testing.T) {
 			if strings.HasPrefix(tt.six, "550 5.1.1") && m4.look().conns != 0 {
 				t.Error("IPv4 was asked")
 			}
-			for _, m := range m4.look().messages {
-				if slices.Contains(m.to, "<u1@a.example>") {
-					t.Error("the other recipient has it twice")
+			count := map[string]int{}
+			for _, m := range append(m4.look().messages, m6.look().messages...) {
+				for _, to := range m.to {
+					count[to]++
 				}
 			}
-			if len(m6.look().messages) != 3 {
-				t.Errorf("%d messages over IPv6", len(m6.look().messages))
+			if count["<u1@a.example>"] != 2 || count["<u7@a.example>"] != 1 {
+				t.Errorf("the other recipients have it so often: %v", count)
 			}
 		})
 	}

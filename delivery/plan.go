@@ -143,7 +143,7 @@ func (c *Client) mailHosts(ctx context.Context, p *Plan) ([]candidate, *Error) {
 		return nil, fail
 	}
 	p.canonical, _ = addr.ParseHost(answer.Canonical)
-	all := c.addresses(ctx, list)
+	all := c.addresses(ctx, c.reach.favour(p.NextHop, list))
 	kept := cutOwn(all, c.own)
 	if len(kept) == 0 {
 		return nil, NewError(StagePlan, MailLoop, addr.Host{}, "the best MX host of "+domain.String()+" is this relay itself")

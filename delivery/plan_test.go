@@ -122,7 +122,7 @@ func (w *planWorld) client(change ...func(*Options)) *Client {
 	for _, c := range change {
 		c(&o)
 	}
-	return &Client{options: o}
+	return &Client{options: o, reach: newReach()}
 }
 
 func planTo(t *testing.T, c *Client, hop string, change ...func(*Query)) (Plan, *Error) {

@@ -110,13 +110,29 @@ func (p *pool) grant(w *waiter) bool {
 			return true
 		}
 	}
-	if p.open[w.key.host] >= p.perHost || p.total >= p.max {
+	if !p.take(w.key.host) {
+		return false
+	}
+	w.got <- nil
+	return true
+}
+
+// take counts one more connection if there is room. Callers hold mu.
+func (p *pool) take(host string) bool {
+	if p.open[host] >= p.perHost || p.total >= p.max {
 		return false
 	}
 	p.total++
-	p.open[w.key.host]++
-	w.got <- nil
+	p.open[host]++
 	return true
+}
+
+// spare is leave to open one more connection beside one of one's own, if it can
+// be had at once: nobody waits for two.
+func (p *pool) spare(host string) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.take(host)
 }
 
 // makeRoom ends one kept connection for each caller that waits, the oldest

@@ -57,7 +57,7 @@ func (c *Client) probe(ctx context.Context, s *site) []Finding {
 			f.Err = ioError(ctx, StagePlan, err)
 			return append(all, f)
 		}
-		f.see(c.greet(ctx, s, a, false))
+		f.see(c.visit(ctx, s, a, false))
 		c.pool.release(host)
 		all = append(all, f)
 	}

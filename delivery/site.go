@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"context"
 	"crypto/tls"
 	"net/netip"
 
@@ -30,6 +31,13 @@ func (s *site) key() poolKey {
 		}
 	}
 	return k
+}
+
+// unconnected is the Error of an address that could not be connected to.
+func (s *site) unconnected(ctx context.Context, a netip.AddrPort, err error) *Error {
+	e := ioError(ctx, StageConnect, err)
+	e.MX, e.Addr = s.decision.Facts.MX, a.String()
+	return e
 }
 
 // v4Next reports whether e, from c, is a rejection that the host may not

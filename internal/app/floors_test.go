@@ -47,7 +47,7 @@ var owners = map[string][]string{
 	"github.com/spf13/cobra":              {"cmd/stsrelay"},
 	"github.com/jedib0t/go-pretty":        {"cmd/stsrelay"},
 	"github.com/coreos/go-systemd":        {"cmd/stsrelay"},
-	"github.com/hashicorp/golang-lru":     {"internal/resolver", "stscache"},
+	"github.com/hashicorp/golang-lru":     {"internal/resolver", "stscache", "delivery"},
 	"github.com/google/go-cmp":            {},
 	"github.com/rogpeppe/go-internal":     {},
 	"go.uber.org/goleak":                  {},
