@@ -20,13 +20,17 @@ type dsnKind uint8
 const (
 	dsnFailed     dsnKind = iota
 	dsnDelayed            // nothing is lost yet
+	dsnRelayed            // handed to a server that confirms nothing (RFC 3461, Section 5.2.2)
 	dsnPostmaster         // to our postmaster: a bounce was given up
 )
 
 // action is the value of the Action field (RFC 3464, Section 2.3.3).
 func (k dsnKind) action() string {
-	if k == dsnDelayed {
+	switch k {
+	case dsnDelayed:
 		return "delayed"
+	case dsnRelayed:
+		return "relayed"
 	}
 	return "failed"
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -79,9 +80,12 @@ func (e *Engine) conclude(ctx context.Context, o outcome, until time.Time) {
 	}
 	rescue := r
 	warn := e.warner(now)
-	var failed, late []fate
+	var failed, late, taken []fate
 	for _, f := range fates {
 		if f.status == sent {
+			if !f.outcome.DSN { // else the next hop tells the sender
+				taken = append(taken, f)
+			}
 			continue
 		}
 		f.Last = note(f, now)
@@ -96,7 +100,7 @@ func (e *Engine) conclude(ctx context.Context, o outcome, until time.Time) {
 		}
 		r.Left = append(r.Left, f.Recipient)
 	}
-	r.Notices = append(e.failureNotices(ctx, o.item, failed, now), e.delayNotices(ctx, o.item, late, now)...)
+	r.Notices = slices.Concat(e.failureNotices(ctx, o.item, failed, now), e.delayNotices(ctx, o.item, late, now), e.successNotices(ctx, o.item, taken, now))
 	x := settlement{Result: r, item: o.item}
 	if len(r.Notices) > 0 {
 		x.rescue = &rescue

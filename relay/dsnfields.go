@@ -9,6 +9,7 @@ import (
 	"unicode/utf8"
 
 	"stsrelay/delivery"
+	"stsrelay/internal/addr"
 )
 
 // status is the machine-readable part (RFC 3464, Section 2.1): the fields of
@@ -46,16 +47,18 @@ func (d dsn) recipient(b *bytes.Buffer, f fate) {
 	}
 	dsnField(b, "Final-Recipient", kind+"; "+name)
 	dsnField(b, "Action", d.Kind.action())
-	dsnField(b, "Status", statusText(f.err.Enhanced))
-	if f.err.Remote {
-		if !f.err.MX.IsZero() {
-			dsnField(b, "Remote-MTA", "dns; "+f.err.MX.String())
-		}
+	dsnField(b, "Status", f.dsn())
+	switch {
+	case f.err == nil:
+		remoteMTA(b, f.outcome.MX)
+		dsnField(b, "Diagnostic-Code", "smtp; "+f.outcome.Reply)
+	case f.err.Remote:
+		remoteMTA(b, f.err.MX)
 		diagnostic(b, f.err.Code, f.err.Text)
-	} else {
+	default:
 		dsnField(b, "Diagnostic-Code", "X-Stsrelay; "+string(f.err.Reason)+": "+f.err.Text)
 	}
-	if f.err.Reason != delivery.OperatorBounce {
+	if f.err == nil || f.err.Reason != delivery.OperatorBounce {
 		dsnField(b, "Last-Attempt-Date", mailDate(d.Now))
 	}
 	if d.Kind == dsnDelayed {
@@ -63,6 +66,12 @@ func (d dsn) recipient(b *bytes.Buffer, f fate) {
 	}
 	if f.outcome.Policy != "" {
 		dsnField(b, "X-Stsrelay-TLS-Policy", f.outcome.Policy)
+	}
+}
+
+func remoteMTA(b *bytes.Buffer, mx addr.Host) {
+	if !mx.IsZero() { // the operator's server at a bare address has no name
+		dsnField(b, "Remote-MTA", "dns; "+mx.String())
 	}
 }
 

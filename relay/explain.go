@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"stsrelay/delivery"
+	"stsrelay/internal/addr"
 )
 
 // subject names the recipient, or how many there are.
@@ -20,6 +21,8 @@ func (d dsn) subject() string {
 		return "Delayed, still trying: your message to " + who
 	case dsnPostmaster:
 		return "Given up: a bounce to " + who
+	case dsnRelayed:
+		return "Handed on: your message to " + who
 	}
 	return "Not delivered: your message to " + who
 }
@@ -34,6 +37,8 @@ func (d dsn) explain() string {
 		t.para("Your message could not be delivered to " + d.who() + ":")
 	case dsnDelayed:
 		t.para("Your message has not been delivered yet. You need not send it again: we keep trying. It waits for " + d.who() + ":")
+	case dsnRelayed:
+		t.para("You asked to be told when your message is delivered. It was handed to the next mail server for " + d.who() + ":")
 	case dsnPostmaster:
 		t.para("A message without a sender, most likely a bounce, could not be delivered and is dropped, for nobody can be told but you. " +
 			"You hear of this at most once a day for each destination. It was for " + d.who() + ":")
@@ -62,6 +67,9 @@ func (d dsn) groups() (out [][]fate) {
 	for _, f := range d.About {
 		i := slices.IndexFunc(out, func(g []fate) bool {
 			a, b := g[0].err, f.err
+			if a == nil || b == nil {
+				return a == b && g[0].outcome.MX == f.outcome.MX && g[0].outcome.Reply == f.outcome.Reply
+			}
 			return a == b || a.Reason == b.Reason && a.MX == b.MX && a.Code == b.Code && a.Text == b.Text && a.Permanent == b.Permanent && g[0].expired == f.expired
 		})
 		if i < 0 {
@@ -75,15 +83,13 @@ func (d dsn) groups() (out [][]fate) {
 
 // reason tells why, in the order in which a reader asks.
 func (d dsn) reason(t *prose, f fate) {
+	if f.err == nil {
+		answered(t, f.outcome.MX, "took the message and answered", f)
+		return
+	}
 	err, info := f.err, f.err.Reason.Info()
 	if err.Remote {
-		server := "The server"
-		if !err.MX.IsZero() {
-			server = "The mail server " + err.MX.String()
-		}
-		t.wrap(server+" answered:", "")
-		t.wrap("    "+f.reply(), "    ")
-		t.gap()
+		answered(t, err.MX, "answered", f)
 	} else {
 		t.item("Reason", info.Meaning)
 		if relay := relayName(f.outcome, err); relay != "none" {
@@ -101,6 +107,17 @@ func (d dsn) reason(t *prose, f fate) {
 	}
 }
 
+// answered gives a server's own words.
+func answered(t *prose, mx addr.Host, did string, f fate) {
+	server := "The server"
+	if !mx.IsZero() {
+		server = "The mail server " + mx.String()
+	}
+	t.wrap(server+" "+did+":", "")
+	t.wrap("    "+f.reply(), "    ")
+	t.gap()
+}
+
 // ruleText names the RFC and the policy behind a finding of ours.
 func ruleText(f fate) string {
 	if f.err.Remote || f.err.RFC == "" {
@@ -114,7 +131,11 @@ func ruleText(f fate) string {
 
 // next says what happens next.
 func (d dsn) next() string {
-	if d.Kind == dsnDelayed {
+	switch d.Kind {
+	case dsnRelayed:
+		return "the message is on its way. That server does not confirm delivery, so no further confirmation will follow. " +
+			"If the message cannot be delivered after all, you should hear of it from there"
+	case dsnDelayed:
 		return "we try again and again until " + mailDate(d.Until) + ". If the message cannot be delivered by then, you get another notice"
 	}
 	expired, operator := false, false

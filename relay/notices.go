@@ -14,14 +14,13 @@ import (
 )
 
 // wantsFailure and wantsDelay say whether a recipient's NOTIFY allows a DSN
-// (RFC 3461, Sections 5.2.5 and 5.2.6): without NOTIFY it does.
-func wantsFailure(r Recipient) bool { return notifyHas(r, "FAILURE") }
-func wantsDelay(r Recipient) bool   { return notifyHas(r, "DELAY") }
+// (RFC 3461, Sections 5.2.5 and 5.2.6): without NOTIFY it does (ledger
+// DSN-4.1-02). Of a success the sender hears only on request (Section 5.2.2).
+func wantsFailure(r Recipient) bool { return r.Notify == "" || notifyHas(r, "FAILURE") }
+func wantsDelay(r Recipient) bool   { return r.Notify == "" || notifyHas(r, "DELAY") }
+func wantsSuccess(r Recipient) bool { return notifyHas(r, "SUCCESS") }
 
 func notifyHas(r Recipient, what string) bool {
-	if r.Notify == "" {
-		return true
-	}
 	for word := range strings.SplitSeq(r.Notify, ",") {
 		if strings.EqualFold(strings.TrimSpace(word), what) {
 			return true
@@ -101,6 +100,16 @@ func (e *Engine) failureNotices(ctx context.Context, it *item, failed []fate, no
 // delayNotices returns the DSN for recipients that wait for long.
 func (e *Engine) delayNotices(ctx context.Context, it *item, late []fate, now time.Time) []Composed {
 	return e.notify(ctx, it, dsnDelayed, it.From, late, now)
+}
+
+// successNotices returns the DSN for recipients that were handed to a server
+// which does not offer DSN, for those whose sender asked to hear of success
+// (RFC 3461, Section 5.2.2; ledger DSN-5.2.2-02).
+func (e *Engine) successNotices(ctx context.Context, it *item, taken []fate, now time.Time) []Composed {
+	if it.From.IsNull() || it.Options.Report {
+		return nil
+	}
+	return e.notify(ctx, it, dsnRelayed, it.From, filter(taken, wantsSuccess), now)
 }
 
 func filter(fates []fate, keep func(Recipient) bool) (out []fate) {
