@@ -45,11 +45,12 @@ const (
 	Default Demand = iota
 	Require        // MAIL parameter REQUIRETLS (RFC 8689, Section 2)
 	Ignore         // "TLS-Required: No", and TLS reports (RFC 8689, Section 3; RFC 8460, Section 3)
+	Prefer         // REQUIRETLS of a bounce: as Require where a host can promise it, else as Default (RFC 8689, Section 5; ledger RTLS-5-03)
 )
 
 // String is the word in logs.
 func (d Demand) String() string {
-	return word(d, "default", "require", "ignore")
+	return word(d, "default", "require", "ignore", "prefer")
 }
 
 // TLSAState is what DNS says of an MX host's TLSA records (RFC 7672, Section 2.2).

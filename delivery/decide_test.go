@@ -304,7 +304,7 @@ func TestDecideSNI(t *testing.T) {
 func TestWords(t *testing.T) {
 	tests := map[fmt.Stringer]string{
 		Requirement(0): "", TLS: "TLS", TLS | PKIX: "TLS PKIX", DANE | RequireTLS: "DANE REQUIRETLS", TLS | PKIX | DANE | RequireTLS: "TLS PKIX DANE REQUIRETLS",
-		Default: "default", Require: "require", Ignore: "ignore", Demand(3): "unknown",
+		Default: "default", Require: "require", Ignore: "ignore", Prefer: "prefer", Demand(4): "unknown",
 		TLSAAbsent: "absent", TLSAUsable: "usable", TLSAUnusable: "unusable", TLSAFailed: "failed", TLSAState(4): "unknown",
 	}
 	for v, want := range tests {

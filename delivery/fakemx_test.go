@@ -30,7 +30,7 @@ type fakeMX struct {
 	plain  []string // EHLO keywords before TLS
 	secure []string // and after
 
-	// answer overrides a reply; "" leaves the default, closeIt hangs up. Verbs
+	// answer overrides a reply; "" leaves the default, closeIt hangs up, behind a reply if it stands behind one. Verbs
 	// are upper-cased; the end of data is asked about as ".", the greeting as
 	// "CONNECT". It may block; it is called by one goroutine per connection.
 	answer func(c *fakeConn, line string) string
@@ -185,11 +185,12 @@ func (c *fakeConn) say(line, def string) (reply string, ok bool) {
 }
 
 func (c *fakeConn) write(r string) bool {
-	if r == closeIt {
+	r, hangUp := strings.CutSuffix(r, closeIt)
+	if r == "" {
 		return false
 	}
 	_, err := io.WriteString(c.nc, r+"\r\n")
-	return err == nil
+	return err == nil && !hangUp
 }
 
 // line reads one line, strictly.

@@ -196,6 +196,34 @@ func TestDualStack(t *testing.T) {
 }
 
 func TestDemand(t *testing.T) {
+	t.Run("RTLS-5-03 a bounce goes with REQUIRETLS where a host is good for it, and without where not", func(t *testing.T) {
+		for name, tt := range map[string]struct {
+			keywords []string
+			policy   bool
+			want     bool
+		}{
+			"offered, and the name is vouched for":  {with(full, "REQUIRETLS"), true, true},
+			"not offered":                           {full, true, false},
+			"RTLS-2-02 nobody vouches for the name": {with(full, "REQUIRETLS"), false, false},
+		} {
+			t.Run(name, func(t *testing.T) {
+				w := newWorld(t)
+				m := w.good("mx.a.example")
+				m.secure = tt.keywords
+				w.host("a.example", 10, m, "127.1.0.1")
+				if tt.policy {
+					w.policy("a.example", stscache.Enforce, "mx.a.example")
+				}
+				j := job("1", content, "u@a.example")
+				j.From, j.Demand = addr.Address{}, Prefer
+				out, _ := w.deliver(w.client(), "a.example", j)
+				got := m.look()
+				if verdict(out["1"].Outcomes[0]) != "ok" || !got.messages[0].tls || strings.Contains(got.messages[0].from, "REQUIRETLS") != tt.want {
+					t.Errorf("%q, %+v", verdicts(out["1"]), got.messages)
+				}
+			})
+		}
+	})
 	t.Run("RTLS-2-01 REQUIRETLS goes to MAIL when the host offers it over TLS", func(t *testing.T) {
 		w := newWorld(t)
 		w.policy("a.example", stscache.Enforce, "mx.a.example")

@@ -65,15 +65,13 @@ func TestKeptConnections(t *testing.T) {
 	for name, end := range map[string]func(*fakeConn, string) string{
 		"the server hung up": func(c *fakeConn, line string) string {
 			if line == "." && c.n == 1 {
-				c.write("250 2.0.0 queued")
-				return closeIt
+				return "250 2.0.0 queued" + closeIt
 			}
 			return ""
 		},
 		"the server said 421 and hung up": func(c *fakeConn, line string) string {
 			if line == "." && c.n == 1 {
-				c.write("250 2.0.0 queued\r\n421 4.4.2 bored")
-				return closeIt
+				return "250 2.0.0 queued\r\n421 4.4.2 bored" + closeIt
 			}
 			return ""
 		},

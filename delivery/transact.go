@@ -55,12 +55,21 @@ func (x *transaction) mailLine(b *strings.Builder, c *conn) {
 	if x.utf8 {
 		b.WriteString(" SMTPUTF8")
 	}
-	if x.Demand == Require && c.evidence.RequireTLS {
+	if x.promises(c) {
 		b.WriteString(" REQUIRETLS")
 	}
 	if c.ext.dsn {
 		x.mailDSN(b)
 	}
+}
+
+// promises reports whether MAIL says REQUIRETLS: only to a host that Judge finds
+// good for it (RFC 8689, Section 2; ledger RTLS-2-02).
+func (x *transaction) promises(c *conn) bool {
+	if !c.evidence.RequireTLS || x.Demand != Require && x.Demand != Prefer {
+		return false
+	}
+	return x.course.site(x.site.index, Require).decision.Judge(c.evidence).Proceed
 }
 
 // rcptLine is RCPT for recipient i.

@@ -55,18 +55,23 @@ type dsn struct {
 }
 
 // compose writes the DSN and makes it ready for the queue. About a message with
-// REQUIRETLS it asks for REQUIRETLS itself (RFC 8689, Section 5).
+// REQUIRETLS it asks for REQUIRETLS itself, and goes without where a host does
+// not offer it: it has nothing of the content (RFC 8689, Section 5; ledger
+// RTLS-5-01 to -03).
 func (d dsn) compose() (Composed, error) {
 	var b bytes.Buffer
 	if err := d.write(&b); err != nil {
 		return Composed{}, fmt.Errorf("writing a DSN about %s: %w", d.Entry.ID, err)
 	}
 	o := Options{Notice: true}
-	if d.Entry.Options.Demand == delivery.Require && d.Kind != dsnPostmaster {
-		o.Demand = delivery.Require
+	if asksTLS(d.Entry.Options) && d.Kind != dsnPostmaster {
+		o.Demand = delivery.Prefer
 	}
 	return Compose(Letter{ID: d.ID, To: d.To, Options: o, Content: b.Bytes(), Via: d.Via}), nil
 }
+
+// asksTLS reports whether a message came with REQUIRETLS.
+func asksTLS(o Options) bool { return o.Demand == delivery.Require || o.Demand == delivery.Prefer }
 
 func (d dsn) write(b *bytes.Buffer) error {
 	w, err := message.CreateWriter(b, d.header())

@@ -360,13 +360,13 @@ func TestDSNFields(t *testing.T) {
 			}
 		}
 	})
-	t.Run("a REQUIRETLS message has a REQUIRETLS notice, except on the operator's own way", func(t *testing.T) {
+	t.Run("RTLS-5-01 a REQUIRETLS message has a notice that asks for REQUIRETLS, except on the operator's own way", func(t *testing.T) {
 		d := aDSN(byServer(550, [3]int{5, 1, 1}, "no"))
 		d.Entry.Options.Demand = delivery.Require
 		c, _ := d.compose()
 		d.Via = addr.HostHop(addr.MustHost("localhost.example"), 25)
 		v, _ := d.compose()
-		if c.Message.Options.Demand != delivery.Require || v.Message.Options.Demand != delivery.Default || v.Message.Entries[0].Destination != "via:[localhost.example]" {
+		if c.Message.Options.Demand != delivery.Prefer || v.Message.Options.Demand != delivery.Default || v.Message.Entries[0].Destination != "via:[localhost.example]" {
 			t.Errorf("%v, via %+v", c.Message.Options.Demand, v.Message)
 		}
 	})

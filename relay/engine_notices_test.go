@@ -147,7 +147,7 @@ func TestEngineDSN(t *testing.T) {
 		}
 		w.close()
 	})
-	inBubble(t, "DSN-6.2-02 RET=FULL returns a small message, not a large one, nor one with REQUIRETLS", func(t *testing.T) {
+	inBubble(t, "DSN-6.2-02 RTLS-5-02 RET=FULL returns a small message, not a large one, nor one with REQUIRETLS", func(t *testing.T) {
 		w := newWorld(t, nil)
 		box := &mailbox{}
 		w.to("bad.example", gone)

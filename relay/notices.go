@@ -184,7 +184,7 @@ func (e *Engine) original(ctx context.Context, it *item, kind dsnKind) (header, 
 		return nil, nil
 	}
 	o := it.Options
-	if kind == dsnFailed && strings.EqualFold(o.Return, "FULL") && o.Demand != delivery.Require && len(all) <= maxReturned && is7bit(all) {
+	if kind == dsnFailed && strings.EqualFold(o.Return, "FULL") && !asksTLS(o) && len(all) <= maxReturned && is7bit(all) {
 		content = all
 	}
 	return headerOf(all), content

@@ -300,6 +300,8 @@ func (s *session) message(in *intake, size int64) Message {
 // spoken (RFC 8689, Section 4.1).
 func (s *session) demand(in *intake) delivery.Demand {
 	switch {
+	case s.params.requireTLS && s.from.IsNull(): // a bounce (RFC 8689, Section 5)
+		return delivery.Prefer
 	case s.params.requireTLS:
 		return delivery.Require
 	case in.head.tls.isNo() && !s.l.o.IgnoreTLSRequired:
