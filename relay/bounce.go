@@ -7,6 +7,7 @@ import (
 	"mime"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"stsrelay/delivery"
 	"stsrelay/internal/addr"
@@ -81,7 +82,11 @@ func (d dsn) write(b *bytes.Buffer) error {
 	parts := []func(*message.Writer) error{
 		func(w *message.Writer) error { return addPart(w, "text/plain", "Notification", []byte(d.explain())) },
 		func(w *message.Writer) error {
-			return addPart(w, "message/delivery-status", "Delivery report", d.status())
+			kind := "message/delivery-status"
+			if d.isGlobal() {
+				kind = "message/global-delivery-status"
+			}
+			return addPart(w, kind, "Delivery report", d.status())
 		},
 		d.addOriginal,
 	}
@@ -123,7 +128,8 @@ func (d dsn) from() string {
 func mailDate(t time.Time) string { return t.UTC().Format("Mon, 02 Jan 2006 15:04:05 -0700") }
 
 // addPart adds a part of text. What does not go through any server as it is, is
-// encoded.
+// encoded, whatever its type: the way back may know neither 8BITMIME nor
+// SMTPUTF8 (RFC 6533, Section 4.5; ledger DSN8-4.5-01).
 func addPart(w *message.Writer, mediaType, description string, text []byte) error {
 	var h message.Header
 	params := map[string]string{}
@@ -153,6 +159,8 @@ func (d dsn) addOriginal(w *message.Writer) error {
 	switch {
 	case d.Content != nil:
 		return addPart(w, "message/rfc822", "Undelivered message", d.Content)
+	case len(d.Header) > 0 && utf8.Valid(d.Header) && !onlyASCII(string(d.Header)): // RFC 6533, Section 4.4
+		return addPart(w, "message/global-headers", "Header of the message", d.Header)
 	case len(d.Header) > 0:
 		return addPart(w, "text/rfc822-headers", "Header of the message", d.Header)
 	}

@@ -2,7 +2,7 @@ package relay
 
 import (
 	"bytes"
-	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -13,7 +13,7 @@ import (
 )
 
 // status is the machine-readable part (RFC 3464, Section 2.1): the fields of
-// the message, and behind an empty line those of each recipient. It is ASCII.
+// the message, and behind an empty line those of each recipient. It is ASCII but for addresses.
 func (d dsn) status() []byte {
 	var b bytes.Buffer
 	if d.Entry.Options.Envelope != "" { // RFC 3461, Section 6.3 (a)
@@ -36,16 +36,16 @@ func (d dsn) recipient(b *bytes.Buffer, f fate) {
 	if f.Original != "" { // RFC 3461, Section 6.3 (d)
 		kind, name, _ := strings.Cut(f.Original, ";")
 		if strings.EqualFold(kind, "utf-8") {
-			dsnField(b, "Original-Recipient", kind+"; "+unitext(name))
+			globalField(b, "Original-Recipient", "utf-8; "+fromUnitext(name))
 		} else {
 			dsnField(b, "Original-Recipient", kind+"; "+fromXtext(name))
 		}
 	}
-	kind, name := "rfc822", f.Address.String()
-	if !onlyASCII(name) { // RFC 6533, Section 3
-		kind, name = "utf-8", unitext(name)
+	if name := f.Address.String(); onlyASCII(name) {
+		dsnField(b, "Final-Recipient", "rfc822; "+name)
+	} else { // RFC 6533, Section 4.1
+		globalField(b, "Final-Recipient", "utf-8; "+name)
 	}
-	dsnField(b, "Final-Recipient", kind+"; "+name)
 	dsnField(b, "Action", d.Kind.action())
 	dsnField(b, "Status", f.dsn())
 	switch {
@@ -95,6 +95,19 @@ func diagnostic(b *bytes.Buffer, reply int, text string) {
 
 // dsnField writes one field, clean and folded (RFC 3464, Section 2.1.1).
 func dsnField(b *bytes.Buffer, name, value string) { dsnFold(b, name+": "+asciiLine(value)) }
+
+// globalField is dsnField for an address beyond ASCII.
+func globalField(b *bytes.Buffer, name, value string) { dsnFold(b, name+": "+cleanLine(value)) }
+
+// isGlobal reports whether a recipient, or how its sender knows it, is beyond
+// ASCII: the report is then of the kind that may say so (RFC 6533, Section 4.1;
+// ledger DSN8-4.1-01).
+func (d dsn) isGlobal() bool {
+	return slices.ContainsFunc(d.About, func(f fate) bool {
+		kind, _, _ := strings.Cut(f.Original, ";")
+		return !onlyASCII(f.Address.String()) || strings.EqualFold(kind, "utf-8")
+	})
+}
 
 // Where lines are folded, and where those are cut that have no blank.
 const (
@@ -181,16 +194,24 @@ func fromXtext(s string) string {
 	return b.String()
 }
 
-// unitext is the 7-bit form of an address of type utf-8 (RFC 6533, Section 3):
-// what is not ASCII becomes \x{HEX}. What is in that form already stays.
-func unitext(s string) string {
+// fromUnitext is the native form of an address of type utf-8 (RFC 6533, Section
+// 3): what stands as \x{HEX} is itself.
+func fromUnitext(s string) string {
 	var b strings.Builder
-	for _, r := range s {
-		if r <= unicode.MaxASCII {
-			b.WriteRune(r)
+	for {
+		before, rest, found := strings.Cut(s, `\x{`)
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		hex, after, closed := strings.Cut(rest, "}")
+		n, err := strconv.ParseUint(hex, 16, 32)
+		if !closed || err != nil || !utf8.ValidRune(rune(n)) {
+			b.WriteString(`\x{`)
+			s = rest
 			continue
 		}
-		fmt.Fprintf(&b, `\x{%X}`, r)
+		b.WriteRune(rune(n))
+		s = after
 	}
-	return b.String()
 }

@@ -115,14 +115,20 @@ type letter struct {
 // send queues a message and wakes the engine if it runs.
 func (w *world) send(l letter) relay.ID {
 	w.t.Helper()
+	var to []relay.Recipient
+	for _, a := range strings.Fields(l.to) {
+		to = append(to, relay.Recipient{Address: addr.MustAddress(a), Notify: l.notify, Original: l.original})
+	}
+	return w.sendTo(l, to...)
+}
+
+// sendTo is send to recipients that differ.
+func (w *world) sendTo(l letter, to ...relay.Recipient) relay.ID {
+	w.t.Helper()
 	w.count++
 	id := relay.ID(fmt.Sprintf("M%06d", w.count))
-	to := strings.Fields(l.to)
 	m := relay.Message{ID: id, From: addr.MustAddress(l.from), Options: l.options}
-	e := relay.NewEntry{ID: id, Destination: relay.Destination(addr.MustAddress(to[0]).NextHop().String())}
-	for _, a := range to {
-		e.To = append(e.To, relay.Recipient{Address: addr.MustAddress(a), Notify: l.notify, Original: l.original})
-	}
+	e := relay.NewEntry{ID: id, Destination: relay.Destination(to[0].Address.NextHop().String()), To: to}
 	m.Entries = []relay.NewEntry{e}
 	if l.body == "" {
 		l.body = "Subject: test\r\nMessage-ID: <1@sender.example>\r\n\r\nHello\r\n"

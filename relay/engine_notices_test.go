@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"stsrelay/delivery"
+	"stsrelay/internal/addr"
 	"stsrelay/relay"
 )
 
@@ -33,6 +34,95 @@ func (m *mailbox) all() []string {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.got)
+}
+
+// offersDSN is a server that takes everything and tells of success itself.
+func offersDSN(_ context.Context, j delivery.Job) (delivery.Attempt, *delivery.Error) {
+	return outcomes(j, delivery.Outcome{MX: mx, Reply: "250 2.0.0 ok", DSN: true}), nil
+}
+
+// Who is told of what, by NOTIFY (RFC 3461, Sections 4.1 and 5.2).
+func TestEngineNotify(t *testing.T) {
+	gone := says(delivery.StageRcpt, 550, [3]int{5, 1, 1}, "5.1.1 unknown")
+	tests := []struct {
+		name   string
+		notify string
+		server behaviour
+		action string // of the one notice; "": there is none
+	}{
+		{"DSN-5.2.2-02 success, to a server without DSN", "SUCCESS", takes, "relayed"},
+		{"DSN-5.2.2-02 success among others", "FAILURE,SUCCESS", takes, "relayed"},
+		{"DSN-5.2.1-01 success, to a server with DSN: it will tell", "SUCCESS", offersDSN, ""},
+		{"DSN-5.2.2-04 nothing said, success", "", takes, ""},
+		{"failure and delay only, success", "FAILURE,DELAY", takes, ""},
+		{"DSN-5.2.2-05 never, success", "NEVER", takes, ""},
+		{"DSN-5.2.2-03 failure", "FAILURE", gone, "failed"},
+		{"DSN-5.2.2-03 DSN-4.1-02 nothing said, failure", "", gone, "failed"},
+		{"DSN-5.2.2-03 success only, failure", "SUCCESS", gone, ""},
+		{"DSN-5.2.2-03 DSN-5.2.2-05 never, failure", "NEVER", gone, ""},
+	}
+	for _, tt := range tests {
+		inBubble(t, tt.name, func(t *testing.T) {
+			w := newWorld(t, nil)
+			box := &mailbox{}
+			w.to("far.example", tt.server)
+			w.to("sender.example", box.take(t))
+			w.start()
+			w.send(letter{from: "a@sender.example", to: "x@far.example", notify: tt.notify})
+			let(time.Second)
+			got := box.all()
+			switch {
+			case tt.action == "" && len(got) > 0:
+				t.Errorf("told: %s", got)
+			case tt.action != "" && (len(got) != 1 || !strings.Contains(got[0], "Action: "+tt.action+"\r\n")):
+				t.Errorf("%d notices: %s", len(got), got)
+			}
+			if len(w.entries()) != 0 {
+				t.Errorf("%d left", len(w.entries()))
+			}
+			w.close()
+		})
+	}
+	inBubble(t, "DSN-5.2.8-01 one notice names those who are due, and nobody else", func(t *testing.T) {
+		w := newWorld(t, nil)
+		box := &mailbox{}
+		w.to("far.example", takes)
+		w.to("sender.example", box.take(t))
+		w.start()
+		w.sendTo(letter{from: "a@sender.example"}, relay.Recipient{Address: addr.MustAddress("x@far.example"), Notify: "SUCCESS"},
+			relay.Recipient{Address: addr.MustAddress("y@far.example"), Notify: "NEVER"}, relay.Recipient{Address: addr.MustAddress("z@far.example"), Notify: "SUCCESS,FAILURE"})
+		let(time.Second)
+		if got := box.all(); len(got) != 1 || !contains(got[0], "Final-Recipient: rfc822; x@far.example", "Final-Recipient: rfc822; z@far.example", "relayed") || strings.Contains(got[0], "y@far.example") {
+			t.Errorf("%d notices: %s", len(got), got)
+		}
+		w.close()
+	})
+	inBubble(t, "DSN-5.2-01 a null sender is told of nothing, whatever NOTIFY says", func(t *testing.T) {
+		w := newWorld(t, nil)
+		w.to("far.example", takes)
+		w.start()
+		w.send(letter{from: "", to: "x@far.example", notify: "SUCCESS"})
+		let(time.Second)
+		if len(w.entries()) != 0 || w.log.has("sender notification") {
+			t.Errorf("%d left", len(w.entries()))
+		}
+		w.close()
+	})
+	inBubble(t, "DSN-4.1-02 without NOTIFY the sender hears of a delay", func(t *testing.T) {
+		for notify, want := range map[string]int{"": 1, "FAILURE": 0, "DELAY": 1, "NEVER": 0} {
+			w := newWorld(t, nil)
+			box := &mailbox{}
+			w.to("slow.example", says(delivery.StageRcpt, 450, [3]int{4, 2, 0}, "4.2.0 later"))
+			w.to("sender.example", box.take(t))
+			w.start()
+			w.send(letter{from: "a@sender.example", to: "x@slow.example", notify: notify})
+			let(9 * time.Hour)
+			if got := box.all(); len(got) != want {
+				t.Errorf("NOTIFY=%s: %d notices: %s", notify, len(got), got)
+			}
+			w.close()
+		}
+	})
 }
 
 func TestEngineDSN(t *testing.T) {
