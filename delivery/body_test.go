@@ -50,6 +50,7 @@ func TestBody(t *testing.T) {
 		"SMTP-2.3.8-02 CR after a line's end":                      {"a\r\n\r", "a\r\n \r\n.\r\n"},
 		"SMUG-04 a NUL is no line end":                             {"a\r\n\x00.\r\n", "a\r\n\x00.\r\n.\r\n"},
 		"eight bits stay":                                          {"\x80\xff\r\n", "\x80\xff\r\n.\r\n"},
+		"8BIT-3-03 a line of 5000 octets above 0x7F, with a dot":   {"." + strings.Repeat("\xfc", 5000) + "\r\n", ".." + strings.Repeat("\xfc", 5000) + "\r\n.\r\n"},
 		"SMTP-4.5.3.1-02 a line of 5000 octets":                    {strings.Repeat("x", 5000) + "\r\n", strings.Repeat("x", 5000) + "\r\n.\r\n"},
 		"SMTP-2.4-04 malformed MIME is not looked at":              {"Content-Type: ???\r\n\r\n--\r\n", "Content-Type: ???\r\n\r\n--\r\n.\r\n"},
 		"SMTP-4.5.2-01 a dot that only CR and LF separate from it": {"\r\n\n.\n", "\r\n\r\n..\r\n.\r\n"},

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"stsrelay/internal/resolver"
 	"stsrelay/stscache"
 	"stsrelay/tlsrpt"
 )
@@ -179,7 +180,7 @@ func TestStartTLS(t *testing.T) {
 			}
 		})
 	}
-	t.Run("STLS-4-04 after a broken handshake mail goes in the clear over a second connection", func(t *testing.T) {
+	t.Run("STLS-4-02 STLS-4-04 after a broken handshake mail goes in the clear over a second connection", func(t *testing.T) {
 		w := newWorld(t)
 		w.policy("a.example", stscache.Testing, "mx.a.example")
 		m := w.good("mx.a.example")
@@ -194,6 +195,49 @@ func TestStartTLS(t *testing.T) {
 		s := out["1"].Sessions
 		if len(s) != 1 || len(s[0].Policies) != 1 || len(s[0].Policies[0].Failures) != 1 || s[0].Policies[0].Failures[0].Result != tlsrpt.ValidationFailure || len(out["2"].Sessions) != 0 {
 			t.Errorf("RPT-4.2-03 sessions %+v", s)
+		}
+	})
+	for name, demands := range map[string]func(w *world, d *Destination, j *Job){
+		"an enforced policy": func(w *world, _ *Destination, _ *Job) { w.policy("a.example", stscache.Enforce, "mx.a.example") },
+		"usable TLSA records": func(w *world, _ *Destination, _ *Job) {
+			w.signs("a.example", "mx.a.example")
+			w.tlsa["mx.a.example"] = []resolver.TLSA{ee}
+		},
+		"unusable TLSA records": func(w *world, _ *Destination, _ *Job) {
+			w.signs("a.example", "mx.a.example")
+			w.tlsa["mx.a.example"] = []resolver.TLSA{{Usage: 255}}
+		},
+		"REQUIRETLS": func(w *world, _ *Destination, j *Job) {
+			w.signs("a.example")
+			j.Demand = Require
+		},
+		"the operator's floor": func(_ *world, d *Destination, _ *Job) { d.Floor = TLS },
+	} {
+		for _, refusal := range []string{"454 4.7.0 not now", "502 5.5.1 what"} {
+			t.Run("STLS-4-03 no mail in the clear after "+refusal+" under "+name, func(t *testing.T) {
+				w := newWorld(t)
+				m := w.host("a.example", 10, w.good("mx.a.example").says("STARTTLS", refusal), "127.1.0.1")
+				d, j := to("a.example"), job("1", content, "u@a.example")
+				demands(w, &d, &j)
+				s := source(t, j)
+				w.client().Deliver(t.Context(), d, s) // its error is that of the outcome
+				if o := s.out["1"].Outcomes[0]; o.Err == nil || o.Err.Reason != StartTLSMissing || !slices.Equal(m.look().verbs(), []string{"1 EHLO", "1 STARTTLS", "1 QUIT"}) {
+					t.Errorf("%s, transcript %q", verdict(o), m.look().lines)
+				}
+			})
+		}
+	}
+	t.Run("STLS-6-01 text behind the reply to STARTTLS is an attack", func(t *testing.T) {
+		w := newWorld(t)
+		w.policy("a.example", stscache.Enforce, "mx.a.example")
+		m := w.host("a.example", 10, w.good("mx.a.example").says("STARTTLS", "220 go\r\n250 mx.a.example\r\n250 ok"), "127.1.0.1")
+		out, _ := w.deliver(w.client(), "a.example", job("1", content, "u@a.example"))
+		o := out["1"].Outcomes[0]
+		if verdict(o) != "4.7.5 tls-failed" || len(m.look().messages) != 0 || slices.Contains(m.look().verbs(), "1T EHLO") {
+			t.Errorf("%s, transcript %q", verdict(o), m.look().lines)
+		}
+		if f := out["1"].Sessions[0].Policies[0].Failures; len(f) != 1 || f[0].Result != tlsrpt.ValidationFailure {
+			t.Errorf("%+v", f)
 		}
 	})
 	t.Run("an alert in place of the first reply over TLS undoes the handshake", func(t *testing.T) {

@@ -123,7 +123,7 @@ func TestPlanTLSA(t *testing.T) {
 			w.zone[tlsaName+"mx.example"] = zoneAnswer{err: servfail}
 		}},
 		{name: "DANE-2.2.2-03 no TLSA query where there is no address", shape: func(w *planWorld) { w.ips["mx.example"] = nil }},
-		{name: "DANE-2.2.2-06 DANE-2.2.3-03 DANE-2.2.2-07 DANE71-7-01 of an alias the end comes first", shape: func(w *planWorld) {
+		{name: "SMTP-5.1-06 DANE-2.2.2-06 DANE-2.2.3-03 DANE-2.2.2-07 DANE71-7-01 of an alias the end comes first", shape: func(w *planWorld) {
 			w.alias["mx.example"] = []string{"b.example", "c.example"}
 			w.zone[tlsaName+"c.example"], w.zone[tlsaName+"mx.example"] = secure, secure
 		}, state: TLSAUsable, base: "c.example", names: "c.example example.com", asked: "TLSA _25._tcp.c.example"},

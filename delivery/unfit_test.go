@@ -22,10 +22,10 @@ func TestUnfit(t *testing.T) {
 		want    string
 		mail    string // what a host that can take it hears
 	}{
-		"SIZE-4-01 5.3.4 a message beyond the announced size":    {job("1", big, "u@a.example"), []string{"SIZE 999", "8BITMIME", "SMTPUTF8"}, "5.3.4 message-too-big", " SIZE=1000"},
-		"8BIT-3-01 8BIT-3-02 8-bit content without 8BITMIME":     {job("1", eight, "u@a.example"), []string{"SIZE 1000"}, "5.6.3 8bitmime-unsupported", " BODY=8BITMIME"},
-		"UTF8-3.2-02 UTF8-3.2-04 an address that needs SMTPUTF8": {utf8, []string{"8BITMIME"}, "5.6.7 smtputf8-unsupported", " SMTPUTF8"},
-		"UTF8-3.2-02 a header that was accepted with SMTPUTF8":   {header, []string{"8BITMIME"}, "5.6.7 smtputf8-unsupported", " SMTPUTF8"},
+		"SIZE-4-01 5.3.4 a message beyond the announced size":            {job("1", big, "u@a.example"), []string{"SIZE 999", "8BITMIME", "SMTPUTF8"}, "5.3.4 message-too-big", " SIZE=1000"},
+		"8BIT-3-01 8BIT-3-02 SMTP-2.4-02 8-bit content without 8BITMIME": {job("1", eight, "u@a.example"), []string{"SIZE 1000"}, "5.6.3 8bitmime-unsupported", " BODY=8BITMIME"},
+		"UTF8-3.2-02 UTF8-3.2-04 an address that needs SMTPUTF8":         {utf8, []string{"8BITMIME"}, "5.6.7 smtputf8-unsupported", " SMTPUTF8"},
+		"UTF8-3.2-02 a header that was accepted with SMTPUTF8":           {header, []string{"8BITMIME"}, "5.6.7 smtputf8-unsupported", " SMTPUTF8"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			m := plainMX("mx.a.example", tt.without...)
