@@ -20,7 +20,7 @@ func everyFacts() iter.Seq[Facts] {
 		{nothing, noneMode, testingMode, enforce},
 		{nothing, unlisted},
 		{nothing, inGraceNow, lookupFailed, fetchFailed},
-		{nothing, usable, unusable, tlsaFailed},
+		{nothing, usable, unusable, tlsaFailed, tlsaBogus},
 		{nothing, secureMX, func(f *Facts) { f.Direct = true }},
 		{nothing, require, ignore},
 		{nothing, floorEncrypt, floorVerify, floorDANE},
@@ -81,7 +81,10 @@ func everyEvidence(f Facts) []Evidence {
 			e.RequireTLS = i&4 == 0
 		}))
 	}
-	return out
+	return append(out,
+		overTLS(f, func(e *Evidence) { e.PKIXFor = baseHost }),  // verified for another host
+		overTLS(f, func(e *Evidence) { e.DANEFor = nil }),       // not verified by the records
+		overTLS(f, func(e *Evidence) { e.DANEName = baseHost })) // by a name that is not among those of the domain
 }
 
 // allows says whether mail may go, in the words of the ledger and not in those
@@ -96,8 +99,8 @@ func allows(f Facts, e Evidence) bool {
 		stsOn   = !lifted && !f.Override.STS && !(f.Rules.DANESupersedes && daneOn && usable)
 		genuine = f.MXSecure || f.Direct
 		secret  = e.State != nil
-		valid   = secret && e.PKIXErr == nil
-		matched = secret && e.DANEErr == nil && usable
+		valid   = secret && e.PKIXErr == nil && e.PKIXFor == f.MX
+		matched = secret && e.DANEErr == nil && usable && len(e.DANEFor) > 0 && e.DANEName.IsZero()
 	)
 	switch {
 	case stsOn && enforce && !(listed && valid):
@@ -129,7 +132,7 @@ func allows(f Facts, e Evidence) bool {
 }
 
 func TestNoDowngrade(t *testing.T) {
-	t.Run("X-07 X-06 no combination of facts and evidence lets mail through that something stops, or stops what nothing does", func(t *testing.T) {
+	t.Run("X-07 X-02 X-03 X-06 X-08 no combination of facts and evidence lets mail through that something stops, or stops what nothing does", func(t *testing.T) {
 		n, passed := 0, 0
 		for f := range everyFacts() {
 			d := Decide(f)
@@ -149,6 +152,18 @@ func TestNoDowngrade(t *testing.T) {
 			}
 		}
 		t.Logf("%d combinations, %d go", n, passed)
+	})
+	t.Run("RTLS-5-03 what would like REQUIRETLS demands what others do", func(t *testing.T) {
+		for f := range everyFacts() {
+			if f.Demand != Default {
+				continue
+			}
+			plain := Decide(f)
+			f.Demand = Prefer
+			if d := Decide(f); d.Need != plain.Need || d.Want != plain.Want || (d.Skip == nil) != (plain.Skip == nil) {
+				t.Fatalf("%s\nneeds %q and not %q, skip %v", describe(f, Evidence{}), d.Need, plain.Need, d.Skip)
+			}
+		}
 	})
 	t.Run("whoever lowers something, what is wanted stays the same", func(t *testing.T) {
 		for f := range everyFacts() {
