@@ -37,6 +37,7 @@ type Options struct {
 	MaxConnections        int // in all; 0 means 200
 	MaxConnectionsPerHost int // per MX host; 0 means 10
 	Timeouts              Timeouts
+	Trace                 Tracer // hears every connection; nil: nobody
 	Log                   zerolog.Logger
 }
 

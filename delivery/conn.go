@@ -54,6 +54,7 @@ type conn struct {
 	reset    bool // a transaction is open at the server: RSET comes before the next
 	broken   bool // unusable: no command will be understood, not even QUIT
 
+	trace   Tracer     // nil: nobody listens
 	writing chan error // not nil: a long group is being written
 	keptAt  time.Time  // when the pool got it
 	lender  *sync.Pool // of *buffers
@@ -104,8 +105,8 @@ func (b blockWriter) Write(p []byte) (int, error) {
 // secure puts TLS in place of the plain connection. What was buffered before
 // belongs to an attacker (ledger STLS-6-01) and is gone with the old reader.
 func (c *conn) secure(nc net.Conn) {
-	c.nc = nc
-	c.r.Reset(nc)
+	c.nc = c.traced(nc)
+	c.r.Reset(c.nc)
 	c.w.Reset(blockWriter{c})
 }
 

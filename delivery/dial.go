@@ -131,9 +131,11 @@ func (c *Client) visit(ctx context.Context, s *site, a netip.AddrPort, inClear b
 // then: what it showed is still worth telling.
 func (c *Client) greet(ctx context.Context, s *site, l *line, inClear bool) (*conn, *Error) {
 	k := &conn{
-		key: s.key(), host: s.decision.Facts.MX, addr: l.addr, start: l.start, raw: l.raw, nc: l.raw,
-		r: bufio.NewReaderSize(l.raw, maxReplyLine), t: &c.options.Timeouts, lender: &c.buffers, inClear: inClear,
+		key: s.key(), host: s.decision.Facts.MX, addr: l.addr, start: l.start, raw: l.raw,
+		t: &c.options.Timeouts, lender: &c.buffers, inClear: inClear, trace: c.options.Trace,
 	}
+	k.nc = k.traced(l.raw)
+	k.r = bufio.NewReaderSize(k.nc, maxReplyLine)
 	if local, ok := l.raw.LocalAddr().(*net.TCPAddr); ok {
 		k.local = local.AddrPort().Addr().Unmap()
 	}

@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
 	"time"
 
 	"stsrelay/delivery"
@@ -32,6 +33,7 @@ type CheckOptions struct {
 	Dialer   network.Dialer   // nil: the network
 	Roots    *x509.CertPool   // nil: the system's
 	Private  []netip.Prefix   // networks that DNS may lead into
+	Trace    delivery.Tracer  // hears every connection; nil: nobody
 }
 
 // checkTimeouts are shorter than a sender's: somebody waits.
@@ -40,40 +42,70 @@ var checkTimeouts = delivery.Timeouts{Connect: 10 * time.Second, Greeting: 20 * 
 // NewChecker builds the rooms that deliver, without those that keep mail. What
 // it learns is forgotten by close.
 func NewChecker(ctx context.Context, o CheckOptions) (c *check.Checker, close func() error, err error) {
-	dir, err := os.MkdirTemp("", "stsrelay-check-")
+	t, err := newTrial(ctx, o)
 	if err != nil {
 		return nil, nil, err
 	}
-	store, err := boltstore.Open(dir, boltstore.Options{NoSync: true, Log: zerolog.Nop()})
+	return &check.Checker{Sender: t.client, Resolver: t.dns, NoSMTP: o.NoSMTP, Validating: t.validating}, t.close, nil
+}
+
+// NewTrySender is NewChecker for who means to send.
+func NewTrySender(ctx context.Context, o CheckOptions) (c *delivery.Client, close func() error, err error) {
+	t, err := newTrial(ctx, o)
 	if err != nil {
-		return nil, nil, errors.Join(err, os.RemoveAll(dir))
+		return nil, nil, err
 	}
-	close = func() error { return errors.Join(store.Close(), os.RemoveAll(dir)) }
-	dns, err := resolver.New(resolver.Options{Servers: o.DNS})
-	if err != nil {
-		return nil, nil, errors.Join(err, close())
+	return t.client, t.close, nil
+}
+
+// A trial is the rooms that deliver, over a cache of policies that lives no
+// longer than itself.
+type trial struct {
+	dir        string
+	store      *boltstore.Store
+	dns        *resolver.Client
+	validating bool
+	client     *delivery.Client
+}
+
+func (t *trial) close() error { return errors.Join(t.store.Close(), os.RemoveAll(t.dir)) }
+
+func newTrial(ctx context.Context, o CheckOptions) (t *trial, err error) {
+	t = &trial{}
+	if t.dir, err = os.MkdirTemp("", "stsrelay-trial-"); err != nil {
+		return nil, err
+	}
+	if t.store, err = boltstore.Open(t.dir, boltstore.Options{NoSync: true, Log: zerolog.Nop()}); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(t.dir))
+	}
+	if err := t.build(ctx, o); err != nil {
+		return nil, errors.Join(err, t.close())
+	}
+	return t, nil
+}
+
+func (t *trial) build(ctx context.Context, o CheckOptions) (err error) {
+	if t.dns, err = resolver.New(resolver.Options{Servers: o.DNS}); err != nil {
+		return err
 	}
 	if o.Dialer == nil {
 		o.Dialer = &net.Dialer{}
 	}
-	validating := dns.SelfTest(ctx) == nil
-	guard := network.Guard{Allow: o.Private}
-	var names delivery.Resolver = dns
+	t.validating = t.dns.SelfTest(ctx) == nil
+	guard := network.Guard{Allow: slices.Clone(o.Private)}
+	var names delivery.Resolver = t.dns
 	if len(o.Servers) > 0 {
-		names = check.Bench{Resolver: dns, Servers: o.Servers}
+		names = check.Bench{Resolver: t.dns, Servers: o.Servers}
 		o.Dialer = portDialer{o.Dialer, o.Servers}
 		for _, s := range o.Servers { // named by who asks, wherever they are
 			guard.Allow = append(guard.Allow, netip.PrefixFrom(s.Addr.Addr(), s.Addr.Addr().BitLen()))
 		}
 	}
-	policies := stscache.New(stscache.Options{Store: store, Resolver: dns, Dialer: o.Dialer, Guard: guard, Roots: o.Roots, FetchLimit: 20 * time.Second, Log: zerolog.Nop()})
-	client, err := delivery.New(delivery.Options{Hostname: o.Hostname, Resolver: names, Dialer: o.Dialer, Guard: guard, Roots: o.Roots,
+	policies := stscache.New(stscache.Options{Store: t.store, Resolver: t.dns, Dialer: o.Dialer, Guard: guard, Roots: o.Roots, FetchLimit: 20 * time.Second, Log: zerolog.Nop()})
+	t.client, err = delivery.New(delivery.Options{Hostname: o.Hostname, Resolver: names, Dialer: o.Dialer, Guard: guard, Roots: o.Roots,
 		Policies:   check.Trial{Policies: policies, Policy: o.Policy, Domain: o.For, Mode: o.Mode},
-		Validating: func() bool { return validating }, DiscoveryFailureGrace: 10 * time.Minute, Timeouts: checkTimeouts, Log: zerolog.Nop()})
-	if err != nil {
-		return nil, nil, errors.Join(err, close())
-	}
-	return &check.Checker{Sender: client, Resolver: dns, NoSMTP: o.NoSMTP, Validating: validating}, close, nil
+		Validating: func() bool { return t.validating }, DiscoveryFailureGrace: 10 * time.Minute, Timeouts: checkTimeouts, Trace: o.Trace, Log: zerolog.Nop()})
+	return err
 }
 
 // A portDialer reaches servers that were named with a port of their own.
