@@ -29,8 +29,9 @@ type Options struct {
 	Bind     []netip.Addr     // source addresses; empty: the kernel's choice
 	Own      []netip.AddrPort // our listeners, for loop detection (ledger SMTP-5.1-13)
 
-	Validating func() bool // whether DNS answers are validated now; nil: always. Without it there is no DANE
-	Seen       TLSAMemory  // nil: nothing is remembered
+	Validating func() bool                // whether DNS answers are validated now; nil: always. Without it there is no DANE
+	Revalidate func(context.Context) bool // Validating, looked at anew; nil: Validating will do
+	Seen       TLSAMemory                 // nil: nothing is remembered
 
 	Rules                 Rules
 	DiscoveryFailureGrace time.Duration

@@ -125,10 +125,22 @@ func (c *Client) tlsa(ctx context.Context, host addr.Host, port uint16, a resolv
 		}
 		denied = denied && answer.Secure
 	}
-	if denied { // nothing less counts: a resolver that stopped validating a moment ago knows only insecure answers
+	if denied {
 		c.remember(host, false)
+		return tlsaFacts{}
 	}
-	return tlsaFacts{}
+	return c.unproven(ctx, host)
+}
+
+// unproven is what insecure answers say of a host. One that had records before
+// may have lost them by a resolver that stopped validating a moment ago, which
+// is looked into at once.
+func (c *Client) unproven(ctx context.Context, host addr.Host) tlsaFacts {
+	again := c.options.Revalidate
+	if m := c.options.Seen; m == nil || again == nil || !m.HadTLSA(host, time.Now()) || again(ctx) {
+		return tlsaFacts{}
+	}
+	return tlsaFacts{state: TLSAFailed, err: errNotValidated}
 }
 
 // baseDomains lists the names at which TLSA records of the host are looked for,

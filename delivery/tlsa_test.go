@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"net/netip"
 	"slices"
@@ -284,6 +285,31 @@ func TestWithoutValidation(t *testing.T) {
 		}
 	})
 	validates = true
+	t.Run("DANE-2.1.1-01 insecure answers about a host that is known for its records have the resolver tested at once", func(t *testing.T) {
+		asked := 0
+		c := w.client(func(o *Options) {
+			o.Seen, o.Revalidate = seen, func(context.Context) bool { asked++; return false }
+		})
+		insecure := tlsaZone()
+		insecure.signed = nil
+		c.options.Resolver = insecure
+		plan := func() Facts {
+			p, _ := planTo(t, c, "example.com")
+			return p.Hosts[0].Facts
+		}
+		delete(seen, mx)
+		if f := plan(); f.TLSA != TLSAAbsent || asked != 0 {
+			t.Errorf("of a host that is not known: %v after %d tests", f.TLSA, asked)
+		}
+		seen[mx] = true
+		if f := plan(); f.TLSA != TLSAFailed || asked != 1 {
+			t.Errorf("of one that is known: %v after %d tests", f.TLSA, asked)
+		}
+		c.options.Revalidate = func(context.Context) bool { return true }
+		if f := plan(); f.TLSA != TLSAAbsent {
+			t.Errorf("where the resolver is sound: %v", f.TLSA)
+		}
+	})
 	t.Run("DANE-2.1.1-01 only a secure denial is believed to mean that there are none any more", func(t *testing.T) {
 		seen[mx] = true
 		w.zone[tlsaName+"mx.example"] = zoneAnswer{err: resolver.ErrNXDomain}

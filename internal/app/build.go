@@ -158,7 +158,7 @@ func (h *house) buildClient(guard network.Guard, roots *x509.CertPool) (*deliver
 	}
 	return delivery.New(delivery.Options{
 		Hostname: cfg.Hostname.String(), Resolver: h.dns, Policies: h.policies, Dialer: h.o.Dialer, Guard: guard, Roots: roots,
-		Validating: h.dane.validating, Seen: h.tlsa,
+		Validating: h.dane.validating, Revalidate: h.dane.again, Seen: h.tlsa,
 		IPv6: cfg.Delivery.Uses("ipv6"), IPv4: cfg.Delivery.Uses("ipv4"), Prefer4: cfg.Delivery.IPFamilies[0] == "ipv4",
 		Bind: cfg.Delivery.Bind, Own: own,
 		Rules:                 delivery.Rules{DANESupersedes: cfg.STS.DANESupersedes, Audit: cfg.Delivery.Enforcement == "audit"},

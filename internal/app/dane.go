@@ -28,6 +28,8 @@ type validation struct {
 	log      zerolog.Logger
 	tested   chan struct{} // closed after the first test
 
+	testing sync.Mutex // held by again: one test serves all who ask
+
 	mu    sync.Mutex // guards what follows
 	at    time.Time  // of the last test; zero: none yet
 	ok    bool       // by the last test that had an answer
@@ -104,6 +106,23 @@ func (v *validation) note(err error, now time.Time) (regained bool) {
 	}
 	return regained
 }
+
+// again tests anew, unless a test ended a moment ago, and reports whether answers
+// may be believed.
+func (v *validation) again(ctx context.Context) bool {
+	v.testing.Lock()
+	defer v.testing.Unlock()
+	v.mu.Lock()
+	stale := time.Since(v.at) > testGap
+	v.mu.Unlock()
+	if stale {
+		v.look(ctx) // its outcome is in the state
+	}
+	return v.validating()
+}
+
+// testGap bounds how often mail has the resolver tested.
+const testGap = 5 * time.Second
 
 // passed reports whether the last test that had an answer passed.
 func (v *validation) passed() bool {

@@ -115,6 +115,19 @@ func TestValidation(t *testing.T) {
 		f.dns.SetAD(".", true)
 		f.want(true, "DANE is on")
 	})
+	t.Run("DANE-2.1.1-01 who has a doubt has it tested at once, unless a test has just ended", func(t *testing.T) {
+		f := newValidation(t, false)
+		f.dns.SetAD(".", true)
+		f.want(true, "DANE is on")
+		f.dns.SetAD(".", false)
+		if !f.again(t.Context()) {
+			t.Error("tested again within a moment")
+		}
+		f.at = f.at.Add(-testGap)
+		if f.again(t.Context()) {
+			t.Error("not tested")
+		}
+	})
 	t.Run("a bad outcome is looked at again sooner", func(t *testing.T) {
 		good, bad, none := Options{}.testPause(nil), Options{}.testPause(errors.New("x")), Options{}.testPause(resolver.ErrNoAnswer)
 		if !(none < bad && bad < good) {
