@@ -84,6 +84,12 @@ func (f *fetcher) fetch(ctx context.Context, domain addr.Domain) ([]byte, error)
 	return body, nil
 }
 
+// Fetch gets the policy file of a domain as it is served, whatever is in it, for
+// people to look at. It looks at no record and keeps nothing.
+func (c *Cache) Fetch(ctx context.Context, domain addr.Domain) ([]byte, error) {
+	return c.fetcher.fetch(ctx, domain)
+}
+
 // acceptable looks at what comes before the body.
 func acceptable(res *http.Response) error {
 	if res.StatusCode != http.StatusOK { // ledger STS-3.3-05

@@ -2,13 +2,16 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/netip"
 	"os"
 	"strings"
 
 	"stsrelay/internal/addr"
+	"stsrelay/internal/app"
 	"stsrelay/internal/resolver"
 	"stsrelay/stscache"
 
@@ -31,9 +34,9 @@ type lintJob struct {
 func newPolicyLint(g *globals) *cobra.Command {
 	var j lintJob
 	cmd := &cobra.Command{
-		Use: "lint FILE", Short: "Say everything that is wrong with a policy file, before it is published",
+		Use: "lint FILE|DOMAIN", Short: "Say everything that is wrong with a policy file, before it is published",
 		Long: `Say everything that is wrong with a policy file, before it is published. FILE may be - for
-standard input. With --domain the MX records of the domain are looked up, for each must be named.
+standard input. Of a DOMAIN the policy that it serves is looked at. With --domain the MX records of the domain are looked up, for each must be named.
 
 Exit codes: 0 no error (with --strict: and no warning); 1 senders would not obey the policy, or would
 refuse mail by it; 3 the MX records could not be looked up.`,
@@ -49,11 +52,11 @@ refuse mail by it; 3 the MX records could not be looked up.`,
 	return cmd
 }
 
-func (j lintJob) run(cmd *cobra.Command, g *globals, path string) error {
+func (j *lintJob) run(cmd *cobra.Command, g *globals, path string) error {
 	if j.format != "text" && j.format != "github" {
 		return usagef("--format: %q is not one of text, github", j.format)
 	}
-	body, err := readPolicyFile(cmd.InOrStdin(), path)
+	body, err := j.read(cmd, g, path)
 	if err != nil {
 		return err
 	}
@@ -72,7 +75,7 @@ func (j lintJob) run(cmd *cobra.Command, g *globals, path string) error {
 	report := lintReport{path: path, lines: strings.Split(string(body), "\n"), found: found}
 	switch {
 	case g.json:
-		err = report.json(cmd.OutOrStdout(), j, unknown)
+		err = report.json(cmd.OutOrStdout(), *j, unknown)
 	case j.format == "github":
 		err = report.github(cmd.OutOrStdout())
 	default:
@@ -87,6 +90,28 @@ func (j lintJob) run(cmd *cobra.Command, g *globals, path string) error {
 		return exitError{exitUnknown, unknown}
 	}
 	return nil
+}
+
+// read gets a policy from a file, or as a domain serves it: then its MX records
+// are compared too.
+func (j *lintJob) read(cmd *cobra.Command, g *globals, path string) ([]byte, error) {
+	body, err := readPolicyFile(cmd.InOrStdin(), path)
+	name := strings.TrimSuffix(strings.TrimPrefix(path, "https://mta-sts."), "/.well-known/mta-sts.txt")
+	domain, fault := addr.ParseDomain(name)
+	if !errors.Is(err, fs.ErrNotExist) || fault != nil || !strings.Contains(name, ".") || strings.HasSuffix(name, ".txt") {
+		return body, err
+	}
+	o, err := checkJob{format: "text", resolver: j.resolver}.options(g, []addr.Domain{domain})
+	if err != nil {
+		return nil, err
+	}
+	if j.domain == "" {
+		j.domain = domain.String()
+	}
+	if body, err = app.FetchPolicy(cmd.Context(), o, domain); err != nil {
+		return nil, fmt.Errorf("%s: %w", stscache.PolicyURL(domain), err)
+	}
+	return body, nil
 }
 
 // readPolicyFile reads no more than is needed to see that a file is too large.

@@ -154,3 +154,23 @@ func TestPolicyRetire(t *testing.T) {
 		})
 	}
 }
+
+func TestPolicyLintOfADomain(t *testing.T) {
+	w := startCheckLab(t, lab.Domains())
+	for domain, tt := range map[string]struct {
+		code int
+		says string
+	}{
+		"ok.test":   {0, "ok.test: ok\n"},
+		"deep.test": {1, "deep.test: error: the MX host a.b.deep.test is named by no mx line"},
+		"https://mta-sts.ok.test/.well-known/mta-sts.txt": {0, "mta-sts.txt: ok\n"},
+		"policy-garbage.test":                             {1, "policy-garbage.test:1:1: error: it is not of the form key: value   [line-syntax]"},
+		"policy-404.test":                                 {1, "https://mta-sts.policy-404.test/.well-known/mta-sts.txt: MTA-STS policy fetch failed: the policy host answered 404 and not 200"},
+		"nowhere.txt":                                     {1, "no such file"},
+	} {
+		code, out, errs := toolIn(t, w, "policy", "lint", domain)
+		if code != tt.code || !strings.Contains(out+errs, tt.says) {
+			t.Errorf("%s: exit %d, want %d and %q: %s%s", domain, code, tt.code, tt.says, out, errs)
+		}
+	}
+}

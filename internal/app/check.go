@@ -58,6 +58,16 @@ func NewTrySender(ctx context.Context, o CheckOptions) (c *delivery.Client, clos
 	return t.client, t.close, nil
 }
 
+// FetchPolicy gets the policy file of a domain as it is served.
+func FetchPolicy(ctx context.Context, o CheckOptions, domain addr.Domain) ([]byte, error) {
+	t, err := newTrial(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	body, err := t.policies.Fetch(ctx, domain)
+	return body, errors.Join(err, t.close())
+}
+
 // A trial is the rooms that deliver, over a cache of policies that lives no
 // longer than itself.
 type trial struct {
@@ -65,6 +75,7 @@ type trial struct {
 	store      *boltstore.Store
 	dns        *resolver.Client
 	validating bool
+	policies   *stscache.Cache
 	client     *delivery.Client
 }
 
@@ -101,9 +112,9 @@ func (t *trial) build(ctx context.Context, o CheckOptions) (err error) {
 			guard.Allow = append(guard.Allow, netip.PrefixFrom(s.Addr.Addr(), s.Addr.Addr().BitLen()))
 		}
 	}
-	policies := stscache.New(stscache.Options{Store: t.store, Resolver: t.dns, Dialer: o.Dialer, Guard: guard, Roots: o.Roots, FetchLimit: 20 * time.Second, Log: zerolog.Nop()})
+	t.policies = stscache.New(stscache.Options{Store: t.store, Resolver: t.dns, Dialer: o.Dialer, Guard: guard, Roots: o.Roots, FetchLimit: 20 * time.Second, Log: zerolog.Nop()})
 	t.client, err = delivery.New(delivery.Options{Hostname: o.Hostname, Resolver: names, Dialer: o.Dialer, Guard: guard, Roots: o.Roots,
-		Policies:   check.Trial{Policies: policies, Policy: o.Policy, Domain: o.For, Mode: o.Mode},
+		Policies:   check.Trial{Policies: t.policies, Policy: o.Policy, Domain: o.For, Mode: o.Mode},
 		Validating: func() bool { return t.validating }, DiscoveryFailureGrace: 10 * time.Minute, Timeouts: checkTimeouts, Trace: o.Trace, Log: zerolog.Nop()})
 	return err
 }
