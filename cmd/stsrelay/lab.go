@@ -14,7 +14,7 @@ import (
 )
 
 func newLab(g *globals) *cobra.Command {
-	return group("lab", "A fake internet on this computer, and what this relay does on it", newLabRun(g), newLabDomains(g))
+	return group("lab", "A fake internet on this computer, and what this relay does on it", newLabRun(g), newLabServe(g), newLabDomains(g))
 }
 
 // labFlags are those of `lab run`.

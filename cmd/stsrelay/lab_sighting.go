@@ -63,13 +63,7 @@ func (s *sighting) against(want lab.Expect) (problems []string) {
 	if got != want {
 		add("expected %s, happened: %s", describe(want), describe(got))
 	}
-	if n := len(s.arrivals); (got.Outcome == lab.Delivered) != (n == 1) {
-		add("the relay says %s, and MX hosts took the message %d times", got.Outcome, n)
-	}
 	for _, a := range s.arrivals {
-		if (a.TLS == nil) != (got.TLS == lab.Plaintext) {
-			add("the relay says %s, and %s says %s", got.TLS, a.Host, wire(a.TLS))
-		}
 		if onward := strings.Contains(a.Mail, " REQUIRETLS"); onward != s.letter.requireTLS {
 			add("the message was sent with REQUIRETLS: %v, and reached %s with it: %v", s.letter.requireTLS, a.Host, onward)
 		}
@@ -77,10 +71,29 @@ func (s *sighting) against(want lab.Expect) (problems []string) {
 			add("at %s: %v", a.Host, err)
 		}
 	}
-	if got.Outcome != lab.Delivered && got.Reason != "remote-reply" && got.Reason != "connection-lost" && s.tellings > 0 {
-		add("refused for %s, and yet %d times a host was told of the recipient", got.Reason, s.tellings)
-	}
+	problems = append(problems, s.hosts("the relay says", got)...)
 	return append(problems, s.paper(got)...)
+}
+
+// hosts says in which ways what MX hosts saw differs from what somebody says
+// became of the message, or says must become of it.
+func (s *sighting) hosts(says string, e lab.Expect) (problems []string) {
+	add := func(format string, args ...any) { problems = append(problems, fmt.Sprintf(format, args...)) }
+	if n := len(s.arrivals); (e.Outcome == lab.Delivered) != (n == 1) {
+		add("%s %s, and MX hosts took the message %d times", says, e.Outcome, n)
+	}
+	for i, a := range s.arrivals {
+		if (a.TLS == nil) != (e.TLS == lab.Plaintext) {
+			add("%s %s, and %s says %s", says, e.TLS, a.Host, wire(a.TLS))
+		}
+		if i == 0 && e.Via != "" && a.Host != e.Via {
+			add("%s by %s, and %s took it", says, e.Via, a.Host)
+		}
+	}
+	if e.Outcome != lab.Delivered && e.Reason != "remote-reply" && e.Reason != "connection-lost" && s.tellings > 0 {
+		add("refused for %s, and yet %d times a host was told of the recipient", e.Reason, s.tellings)
+	}
+	return problems
 }
 
 // paper checks what the queue and the sender are told.

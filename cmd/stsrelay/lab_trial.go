@@ -80,7 +80,7 @@ func (t *trial) fault(place string, err error) {
 // send hands over a message and waits for the end of its first attempt.
 func (b *labBench) send(ctx context.Context, t *trial, n int) (*sighting, error) {
 	client := &tls.Config{RootCAs: b.world.Roots(), ServerName: labRelay}
-	s := &sighting{letter: letterTo(t.Domain, n).as(t.Mail, client), attempt: 1, arrived: len(b.world.Arrivals(t.Domain)), told: b.told(t.Domain)}
+	s := &sighting{letter: letterTo(t.Domain, n).as(t.Mail, client), attempt: 1, arrived: len(b.world.Arrivals(t.Domain)), told: tellingsOf(b.world, t.Domain)}
 	id, err := submit(ctx, b.relay, s.letter)
 	if err != nil {
 		return nil, fmt.Errorf("the relay did not take the message: %w", err)
@@ -155,7 +155,7 @@ func (b *labBench) look(ctx context.Context, s *sighting) (done bool, err error)
 		return false, nil
 	}
 	s.arrivals = b.world.Arrivals(s.letter.domain())[s.arrived:]
-	s.tellings = b.told(s.letter.domain()) - s.told
+	s.tellings = tellingsOf(b.world, s.letter.domain()) - s.told
 	if a := b.noticeTo(s.letter.from); a != nil {
 		n, err := readNotice(a.Content)
 		n.requireTLS = strings.Contains(a.Mail, " REQUIRETLS")
@@ -195,9 +195,9 @@ func (b *labBench) noticeTo(from string) *lab.Arrival {
 	return nil
 }
 
-// told counts how often any MX host was told of a recipient in a domain.
-func (b *labBench) told(domain string) (n int) {
-	for _, h := range b.world.MXHosts() {
+// tellingsOf counts how often any MX host was told of a recipient in a domain.
+func tellingsOf(w *lab.World, domain string) (n int) {
+	for _, h := range w.MXHosts() {
 		for _, line := range h.Commands() {
 			line = strings.ToLower(line)
 			if strings.HasPrefix(line, "rcpt ") && strings.Contains(line, "@"+domain+">") {

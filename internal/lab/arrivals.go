@@ -12,6 +12,13 @@ func (w *World) MXHosts() []*MXHost {
 	return slices.Clone(w.hosts)
 }
 
+// Policies returns the policy hosts, in the order in which they were added.
+func (w *World) Policies() []*PolicyHost {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return slices.Clone(w.policies)
+}
+
 // MX finds an MX host by its name. It panics if there is none.
 func (w *World) MX(name string) *MXHost {
 	for _, h := range w.MXHosts() {

@@ -153,6 +153,9 @@ func (h *PolicyHost) Domain() string { return h.domain }
 // Addr is the IPv4 address of the host in DNS.
 func (h *PolicyHost) Addr() string { return h.site.web.port.addr.String() }
 
+// Listen is where the host really listens: see MXHost.Listen.
+func (h *PolicyHost) Listen() string { return h.site.web.port.at }
+
 func (h *PolicyHost) config() *Policy {
 	h.site.mu.Lock()
 	defer h.site.mu.Unlock()

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"stsrelay/internal/addr"
+	"stsrelay/internal/lab"
+
+	"github.com/pelletier/go-toml/v2"
+)
+
+// A zoneFile describes a receiving domain of one's own.
+type zoneFile struct {
+	Domain string      `toml:"domain"`
+	MX     []zoneMX    `toml:"mx"`
+	Policy *zonePolicy `toml:"policy"`
+}
+
+type zoneMX struct {
+	Name        string   `toml:"name"`
+	Preference  uint16   `toml:"preference"`
+	Certificate zoneCert `toml:"certificate"`
+	STARTTLS    *bool    `toml:"starttls"`
+	TLSA        zoneTLSA `toml:"tlsa"`
+}
+
+type zonePolicy struct {
+	Mode   zoneMode `toml:"mode"`
+	MX     []string `toml:"mx"`
+	MaxAge int64    `toml:"max_age"` // seconds
+}
+
+// Words of which only some are known. The decoder adds the line.
+type (
+	zoneCert string
+	zoneTLSA string
+	zoneMode string
+)
+
+var certKinds = []string{
+	"good", string(lab.WithIntermediate), string(lab.MissingIntermediate), string(lab.Wildcard), string(lab.Expired), string(lab.NotYetValid),
+	string(lab.SelfSigned), string(lab.WrongName), string(lab.UntrustedCA), string(lab.OwnCA), string(lab.CNOnly), string(lab.ClientOnly),
+}
+
+func (z *zoneCert) UnmarshalText(b []byte) error {
+	*z = zoneCert(b)
+	return oneOf(string(b), certKinds)
+}
+
+func (z *zoneTLSA) UnmarshalText(b []byte) error {
+	*z = zoneTLSA(b)
+	return oneOf(string(b), []string{"none", "match", "mismatch"})
+}
+
+func (z *zoneMode) UnmarshalText(b []byte) error {
+	*z = zoneMode(b)
+	return oneOf(string(b), []string{"enforce", "testing", "none"})
+}
+
+func oneOf(word string, words []string) error {
+	if !slices.Contains(words, word) {
+		return fmt.Errorf("%q is none of: %s", word, strings.Join(words, ", "))
+	}
+	return nil
+}
+
+// readZone makes a scenario of a file. What must become of mail to it is left
+// open.
+func readZone(path string, known []lab.Scenario) (s lab.Scenario, err error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return s, fmt.Errorf("--zone: %w", err)
+	}
+	var z zoneFile
+	if line, err := z.decode(data); err != nil {
+		return s, exitError{exitConfig, fmt.Errorf("%s:%d: %w", path, line, err)}
+	}
+	if line, err := z.check(data, known); err != nil {
+		return s, exitError{exitConfig, fmt.Errorf("%s:%d: %w", path, line, err)}
+	}
+	return lab.Scenario{Domain: z.Domain, Title: "the domain of " + path, Setup: z.setUp, Why: "what this relay does with mail to it (--zone)"}, nil
+}
+
+func (z *zoneFile) decode(data []byte) (line int, err error) {
+	err = toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(z)
+	var wrong *toml.DecodeError
+	var unknown *toml.StrictMissingError
+	switch {
+	case errors.As(err, &unknown):
+		line, _ = unknown.Errors[0].Position()
+		return line, fmt.Errorf("unknown key %s", strings.Join(unknown.Errors[0].Key(), "."))
+	case errors.As(err, &wrong):
+		line, _ = wrong.Position()
+		return line, errors.New(strings.TrimPrefix(wrong.Error(), "toml: "))
+	}
+	return 1, err
+}
+
+// check looks at what the decoder cannot know. Names are looked for in the text
+// to find their line.
+func (z *zoneFile) check(data []byte, known []lab.Scenario) (line int, err error) {
+	taken := func(s lab.Scenario) bool { return s.Domain == z.Domain }
+	switch name, err := addr.ParseDomain(z.Domain); {
+	case z.Domain == "":
+		return 1, errors.New("domain is missing")
+	case err != nil || name.String() != z.Domain:
+		return lineOf(data, z.Domain), fmt.Errorf("domain: %q is no domain name in lower case", z.Domain)
+	case slices.ContainsFunc(known, taken):
+		return lineOf(data, z.Domain), fmt.Errorf("domain: the lab has %s already", z.Domain)
+	case len(z.MX) == 0:
+		return 1, errors.New("there is no [[mx]]")
+	}
+	var names []string
+	for _, m := range z.MX {
+		switch name, err := addr.ParseDomain(m.Name); {
+		case m.Name == "":
+			return lineOf(data, ""), errors.New("mx: name is missing")
+		case err != nil || name.String() != m.Name || m.Name != z.Domain && !strings.HasSuffix(m.Name, "."+z.Domain):
+			return lineOf(data, m.Name), fmt.Errorf("mx: %q is no name in %s, in lower case", m.Name, z.Domain)
+		case slices.Contains(names, m.Name):
+			return lineOf(data, m.Name), fmt.Errorf("mx: %s is there twice", m.Name)
+		}
+		names = append(names, m.Name)
+	}
+	if z.Policy != nil && (z.Policy.MaxAge < 0 || z.Policy.MaxAge > 31_557_600) { // RFC 8461, Section 3.2
+		return lineOf(data, fmt.Sprint(z.Policy.MaxAge)), fmt.Errorf("policy: max_age is %d, and must be 1 to 31557600 seconds", z.Policy.MaxAge)
+	}
+	return 0, nil
+}
+
+// lineOf finds the first line with a value; the last line is that of a text
+// which is not there.
+func lineOf(data []byte, value string) int {
+	for i, line := range strings.Split(string(data), "\n") {
+		if value != "" && strings.Contains(line, value) {
+			return i + 1
+		}
+	}
+	return 1 + strings.Count(string(data), "\n")
+}
+
+func (z *zoneFile) setUp(w *lab.World) {
+	for _, m := range z.MX {
+		kind := lab.CertKind(m.Certificate)
+		if kind == "good" {
+			kind = lab.Good
+		}
+		h := w.AddMX(lab.MX{
+			Name: m.Name, Domains: []string{z.Domain}, Preference: m.Preference,
+			Cert: kind, NoStartTLS: m.STARTTLS != nil && !*m.STARTTLS,
+		})
+		switch m.TLSA {
+		case "match":
+			w.DNS.Sign(z.Domain)
+			w.DNS.Add(h.TLSA(3, 1, 1))
+		case "mismatch":
+			w.DNS.Sign(z.Domain)
+			w.DNS.Add(h.TLSAFor(otherLeaf(w, m.Name), 3, 1, 1))
+		}
+	}
+	if p := z.Policy; p != nil {
+		w.AddPolicy(lab.Policy{Domain: z.Domain, ID: "1", Mode: string(p.Mode), MX: p.MX, MaxAge: time.Duration(p.MaxAge) * time.Second})
+	}
+}
+
+// otherLeaf is a certificate for a name that no host shows.
+func otherLeaf(w *lab.World, name string) *x509.Certificate {
+	c, err := x509.ParseCertificate(w.CA.Issue(lab.SelfSigned, lab.Cert{Names: []string{name}}).Certificate[0])
+	if err != nil {
+		panic("lab: " + err.Error())
+	}
+	return c
+}
