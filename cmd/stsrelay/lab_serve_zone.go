@@ -24,51 +24,39 @@ type zoneFile struct {
 }
 
 type zoneMX struct {
-	Name        string   `toml:"name"`
-	Preference  uint16   `toml:"preference"`
-	Certificate zoneCert `toml:"certificate"`
-	STARTTLS    *bool    `toml:"starttls"`
-	TLSA        zoneTLSA `toml:"tlsa"`
+	Name        string `toml:"name"`
+	Preference  uint16 `toml:"preference"`
+	Certificate string `toml:"certificate"`
+	STARTTLS    *bool  `toml:"starttls"`
+	TLSA        string `toml:"tlsa"`
 }
 
 type zonePolicy struct {
-	Mode   zoneMode `toml:"mode"`
+	Mode   string   `toml:"mode"`
 	MX     []string `toml:"mx"`
 	MaxAge int64    `toml:"max_age"` // seconds
 }
-
-// Words of which only some are known. The decoder adds the line.
-type (
-	zoneCert string
-	zoneTLSA string
-	zoneMode string
-)
 
 var certKinds = []string{
 	"good", string(lab.WithIntermediate), string(lab.MissingIntermediate), string(lab.Wildcard), string(lab.Expired), string(lab.NotYetValid),
 	string(lab.SelfSigned), string(lab.WrongName), string(lab.UntrustedCA), string(lab.OwnCA), string(lab.CNOnly), string(lab.ClientOnly),
 }
 
-func (z *zoneCert) UnmarshalText(b []byte) error {
-	*z = zoneCert(b)
-	return oneOf(string(b), certKinds)
+// A zoneWord is a value of which only some are known; "" is the usual one.
+type zoneWord struct {
+	key, value string
+	known      []string
 }
 
-func (z *zoneTLSA) UnmarshalText(b []byte) error {
-	*z = zoneTLSA(b)
-	return oneOf(string(b), []string{"none", "match", "mismatch"})
-}
-
-func (z *zoneMode) UnmarshalText(b []byte) error {
-	*z = zoneMode(b)
-	return oneOf(string(b), []string{"enforce", "testing", "none"})
-}
-
-func oneOf(word string, words []string) error {
-	if !slices.Contains(words, word) {
-		return fmt.Errorf("%q is none of: %s", word, strings.Join(words, ", "))
+// words are all such values of a file.
+func (z *zoneFile) words() (list []zoneWord) {
+	for _, m := range z.MX {
+		list = append(list, zoneWord{"certificate", m.Certificate, certKinds}, zoneWord{"tlsa", m.TLSA, []string{"none", "match", "mismatch"}})
 	}
-	return nil
+	if z.Policy != nil {
+		list = append(list, zoneWord{"mode", z.Policy.Mode, []string{"enforce", "testing", "none"}})
+	}
+	return list
 }
 
 // readZone makes a scenario of a file. What must become of mail to it is left
@@ -129,6 +117,11 @@ func (z *zoneFile) check(data []byte, known []lab.Scenario) (line int, err error
 		}
 		names = append(names, m.Name)
 	}
+	for _, w := range z.words() {
+		if w.value != "" && !slices.Contains(w.known, w.value) {
+			return lineOf(data, w.value), fmt.Errorf("%s: %q is none of: %s", w.key, w.value, strings.Join(w.known, ", "))
+		}
+	}
 	if z.Policy != nil && (z.Policy.MaxAge < 0 || z.Policy.MaxAge > 31_557_600) { // RFC 8461, Section 3.2
 		return lineOf(data, fmt.Sprint(z.Policy.MaxAge)), fmt.Errorf("policy: max_age is %d, and must be 1 to 31557600 seconds", z.Policy.MaxAge)
 	}
@@ -166,7 +159,7 @@ func (z *zoneFile) setUp(w *lab.World) {
 		}
 	}
 	if p := z.Policy; p != nil {
-		w.AddPolicy(lab.Policy{Domain: z.Domain, ID: "1", Mode: string(p.Mode), MX: p.MX, MaxAge: time.Duration(p.MaxAge) * time.Second})
+		w.AddPolicy(lab.Policy{Domain: z.Domain, ID: "1", Mode: p.Mode, MX: p.MX, MaxAge: time.Duration(p.MaxAge) * time.Second})
 	}
 }
 
