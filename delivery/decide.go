@@ -191,7 +191,7 @@ func (d *Decision) sts() {
 		return
 	}
 	d.Want |= TLS | PKIX
-	listed := false
+	var listed bool
 	d.Pattern, listed = p.MatchPattern(f.MX)
 	if p.Mode == stscache.Testing {
 		d.say(STSTesting)

@@ -256,6 +256,22 @@ func TestDecideSkip(t *testing.T) {
 	}
 }
 
+func TestDecideWithoutValidation(t *testing.T) {
+	unknown := facts(tlsaFailed, func(f *Facts) { f.TLSAErr = errNotValidated })
+	t.Run("DANE-2.1.1-01 a resolver that does not validate is named as the cause", func(t *testing.T) {
+		if d := Decide(unknown); d.Skip == nil || d.Skip.Reason != NotValidating || d.Skip.Permanent || !strings.Contains(d.Skip.Text, "does not validate") {
+			t.Errorf("%v", d.Skip)
+		}
+	})
+	t.Run("and an override lifts it as it lifts all of DANE", func(t *testing.T) {
+		f := unknown
+		f.Override.DANE = true
+		if d := Decide(f); d.Skip != nil {
+			t.Errorf("%v", d.Skip)
+		}
+	})
+}
+
 func TestDecidePattern(t *testing.T) {
 	tests := []struct {
 		name  string

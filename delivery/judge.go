@@ -150,7 +150,7 @@ func (d Decision) refusal(e Evidence, missing Requirement) *Error {
 func (d Decision) withoutTLS(e Evidence) *Error {
 	err := e.tlsErr()
 	_, reason, _ := classify(err)
-	if errors.Is(err, errNotOffered) && d.onlyRequireTLS(TLS) {
+	if errors.Is(err, errNotOffered) && d.onlyRequireTLS() {
 		reason = RequireTLSNoTLS
 	}
 	refusal := d.refuse(TLS, reason, err)
@@ -189,9 +189,10 @@ func (d Decision) authority(r Requirement) string {
 	return "nothing"
 }
 
-// onlyRequireTLS reports whether the message alone needs r.
-func (d Decision) onlyRequireTLS(r Requirement) bool {
-	return !slices.ContainsFunc(d.claims, func(c claim) bool { return c.need&r != 0 && c.by != MessageRequire })
+// onlyRequireTLS reports whether the message alone needs TLS, which every claim
+// does.
+func (d Decision) onlyRequireTLS() bool {
+	return !slices.ContainsFunc(d.claims, func(c claim) bool { return c.by != MessageRequire })
 }
 
 // host names the host in texts.

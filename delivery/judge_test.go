@@ -69,6 +69,7 @@ func TestJudge(t *testing.T) {
 		{"STS-5-01 enforce: a broken handshake is never followed by clear text", facts(enforce), handshakeCut, string(TLSFailed), verified, StageTLS},
 		{"STS-5-01 enforce: a connection left in the clear carries no mail", facts(enforce), inTheClear, string(StartTLSMissing), verified, StageTLS},
 		{"STS-4-01 enforce: a bad certificate, no mail", facts(enforce), expiredCert, string(CertExpired), PKIX, StagePolicy},
+		{"enforce: what is wrong with a certificate is wrong whatever name it was checked for", facts(enforce), func(e *Evidence) { expiredCert(e); otherName(e) }, string(CertExpired), PKIX, StagePolicy},
 		{"STS-4.2-03 enforce: a certificate checked for another name counts as not checked", facts(enforce), otherName, string(LocalError), PKIX, StagePolicy},
 		{"STS-4.2-05 enforce: a kept connection that was never verified, no mail", facts(enforce), neverVerified, string(LocalError), PKIX, StagePolicy},
 		{"enforce: without trusted roots of our own, no mail, and the fault is ours", facts(enforce), ownRootsGone, string(LocalError), PKIX, StagePolicy},

@@ -114,7 +114,7 @@ func (d Decision) SkipResults() []tlsrpt.PolicyResult {
 // stsApplies reports whether there is a policy to hold the session against. One
 // of mode none counts as none (ledger RPT-4.4-19).
 func (f Facts) stsApplies() bool {
-	return !f.Domain.IsZero() && f.STS.Policy != nil && f.STS.Policy.Mode != stscache.None
+	return f.STS.Policy != nil && f.STS.Policy.Mode != stscache.None
 }
 
 func (f Facts) stsPolicy() tlsrpt.Policy { return reportedPolicy(f.Domain, f.STS) }
