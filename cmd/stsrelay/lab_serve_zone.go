@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -11,9 +10,8 @@ import (
 	"time"
 
 	"stsrelay/internal/addr"
+	"stsrelay/internal/config"
 	"stsrelay/internal/lab"
-
-	"github.com/pelletier/go-toml/v2"
 )
 
 // A zoneFile describes a receiving domain of one's own.
@@ -67,28 +65,13 @@ func readZone(path string, known []lab.Scenario) (s lab.Scenario, err error) {
 		return s, fmt.Errorf("--zone: %w", err)
 	}
 	var z zoneFile
-	if line, err := z.decode(data); err != nil {
+	if line, err := config.DecodeStrict(data, &z); err != nil {
 		return s, exitError{exitConfig, fmt.Errorf("%s:%d: %w", path, line, err)}
 	}
 	if line, err := z.check(data, known); err != nil {
 		return s, exitError{exitConfig, fmt.Errorf("%s:%d: %w", path, line, err)}
 	}
 	return lab.Scenario{Domain: z.Domain, Title: "the domain of " + path, Setup: z.setUp, Why: "what this relay does with mail to it (--zone)"}, nil
-}
-
-func (z *zoneFile) decode(data []byte) (line int, err error) {
-	err = toml.NewDecoder(bytes.NewReader(data)).DisallowUnknownFields().Decode(z)
-	var wrong *toml.DecodeError
-	var unknown *toml.StrictMissingError
-	switch {
-	case errors.As(err, &unknown):
-		line, _ = unknown.Errors[0].Position()
-		return line, fmt.Errorf("unknown key %s", strings.Join(unknown.Errors[0].Key(), "."))
-	case errors.As(err, &wrong):
-		line, _ = wrong.Position()
-		return line, errors.New(strings.TrimPrefix(wrong.Error(), "toml: "))
-	}
-	return 1, err
 }
 
 // check looks at what the decoder cannot know. Names are looked for in the text
