@@ -43,6 +43,8 @@ func checkHeadline(r check.Report) string {
 	switch {
 	case r.Blocked():
 		return "no mail server could be reached from here; DNS and policy are complete"
+	case r.PlanErr != nil:
+		return "cannot tell: " + r.PlanErr.Reason.Info().Meaning
 	case len(r.Unknown) > 0:
 		return "cannot tell: " + r.Unknown[0]
 	}

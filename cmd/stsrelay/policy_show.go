@@ -75,6 +75,10 @@ func (p printer) policyShow(r check.Report) error {
 	if st.Err != nil && !errors.Is(st.Err, stscache.ErrNoRecord) {
 		fmt.Fprintf(p.w, "Fault   %s\n", printable(st.Err.Error()))
 	}
+	if st.Policy == nil && errors.Is(st.Err, stscache.ErrLookup) {
+		_, err := fmt.Fprintln(p.w, "Policy  unknown: whether there is one could not be looked up")
+		return err
+	}
 	if st.Policy == nil {
 		_, err := fmt.Fprintln(p.w, "Policy  none: senders use TLS if it is offered")
 		return err
@@ -122,6 +126,9 @@ func retireAge(r check.Report, longest string) (age time.Duration, err error) {
 			return 0, err
 		}
 		age = max(age, given)
+	}
+	if err := r.Status.Err; age == 0 && errors.Is(err, stscache.ErrLookup) {
+		return 0, exitError{exitUnknown, fmt.Errorf("whether %s has a policy could not be looked up: %w", r.Domain, err)}
 	}
 	if age == 0 {
 		return 0, fmt.Errorf("%s has no policy that senders could hold now; if it had one before, say how long with --max-age", r.Domain)

@@ -109,7 +109,7 @@ func TestPolicyShow(t *testing.T) {
 		"no-policy.test":   {0, "Policy  none: senders use TLS if it is offered\n"},
 		"policy-404.test":  {1, "Fault   MTA-STS policy fetch failed: the policy host answered 404 and not 200\n"},
 		"two-records.test": {1, "Fault   more than one MTA-STS record\n"},
-		"txt-fails.test":   {3, "Fault   MTA-STS record lookup failed"},
+		"txt-fails.test":   {3, "Policy  unknown: whether there is one could not be looked up"},
 	} {
 		code, out, errs := toolIn(t, w, "policy", "show", domain)
 		if code != tt.code || !strings.Contains(out, tt.says) {
@@ -131,6 +131,7 @@ func TestPolicyRetire(t *testing.T) {
 	}{
 		"both options, dated by the max_age of today": {[]string{"ok.test"}, 0, []string{"for up to 7 days: " + held(7*24*time.Hour), "mode: none\n     max_age: 86400\n", "Option 2"}},
 		"and by a longer one of the past":             {[]string{"ok.test", "--max-age", "90d"}, 0, []string{"for up to 90 days: " + held(90*24*time.Hour)}},
+		"DNS that fails":                              {[]string{"txt-fails.test"}, 3, []string{"could not be looked up"}},
 		"no policy":                                   {[]string{"no-policy.test"}, 1, []string{"has no policy that senders could hold now"}},
 		"for programs":                                {[]string{"ok.test", "--json"}, 0, []string{`"schema":"stsrelay.policy-retire/v1"`, `mode: none\r\nmax_age: 86400`}},
 		"no duration":                                 {[]string{"ok.test", "--max-age", "long"}, 2, []string{"long"}},

@@ -45,7 +45,7 @@ type globals struct {
 }
 
 func newRoot(g *globals, stdout, stderr io.Writer) *cobra.Command {
-	root := group("stsrelay", "Outbound SMTP relay that enforces MTA-STS and says why it refuses",
+	root := group("stsrelay", "Outbound SMTP relay that enforces MTA-STS and DANE and says why it refuses",
 		newServe(g), newCheck(g), newExplain(g), newConfig(g), newQueue(g), newMailq(g), newCache(g), newPolicy(g), newReport(g), newSend(g), newTLSRPT(g), newStatus(g), newHealthcheck(g), newLab(g), newVersion(g))
 	root.Long = root.Short + `.
 
