@@ -8,8 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"time"
-
-	"stsrelay/internal/addr"
 )
 
 // A transaction is one MAIL, its RCPTs and DATA (RFC 5321, Section 3.3). Where
@@ -43,7 +41,7 @@ var errStale = errors.New("the kept connection had ended")
 // as it came (UTF8-6532-01).
 func (x *transaction) mailLine(b *strings.Builder, c *conn) {
 	b.WriteString("MAIL FROM:<")
-	b.WriteString(wireAddress(x.From))
+	b.WriteString(x.From.Wire())
 	b.WriteByte('>')
 	if c.ext.size {
 		b.WriteString(" SIZE=")
@@ -75,7 +73,7 @@ func (x *transaction) promises(c *conn) bool {
 // rcptLine is RCPT for recipient i.
 func (x *transaction) rcptLine(b *strings.Builder, c *conn, i int) {
 	b.WriteString("RCPT TO:<")
-	b.WriteString(wireAddress(x.To[i].Address))
+	b.WriteString(x.To[i].Address.Wire())
 	b.WriteByte('>')
 	if c.ext.dsn {
 		x.rcptDSN(b, x.To[i])
@@ -416,14 +414,6 @@ func (x *transaction) messageNeedsUTF8() bool {
 
 func (x *transaction) needsUTF8() bool {
 	return x.messageNeedsUTF8() || slices.ContainsFunc(x.who, func(i int) bool { return x.To[i].Address.NeedsUTF8() })
-}
-
-// wireAddress is the address in ASCII where it can be (ledger UTF8-3.2-03).
-func wireAddress(a addr.Address) string {
-	if s, ok := a.ASCII(); ok {
-		return s
-	}
-	return a.String()
 }
 
 // A localFailure marks an error of our own store among those of the wire.

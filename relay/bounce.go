@@ -111,7 +111,7 @@ func (d dsn) header() message.Header {
 	add("Message-Id", "<"+string(d.ID)+"@"+d.Hostname+">")
 	add("Date", mailDate(d.Now))
 	add("Subject", mime.QEncoding.Encode("utf-8", d.subject()))
-	add("To", d.To.Path())
+	add("To", "<"+d.To.Wire()+">")
 	add("From", `"Mail delivery at `+d.Hostname+`" <`+d.from()+">")
 	return h
 }
@@ -121,7 +121,7 @@ func (d dsn) from() string {
 	if d.Postmaster.IsNull() || d.Postmaster.NeedsUTF8() {
 		return "postmaster@" + d.Hostname
 	}
-	return d.Postmaster.String()
+	return d.Postmaster.Wire()
 }
 
 // mailDate is an RFC 5322 date-time with a numeric zone.

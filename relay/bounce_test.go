@@ -386,6 +386,18 @@ func TestDSNFields(t *testing.T) {
 			t.Errorf("%v, via %+v", c.Message.Options.Demand, v.Message)
 		}
 	})
+	t.Run("UTF8-3.2-03 a sender and a postmaster in a domain beyond ASCII are named by its A-label", func(t *testing.T) {
+		d := aDSN(byServer(550, [3]int{5, 1, 1}, "no"))
+		d.To, d.Postmaster = addr.MustAddress("alice@bücher.example"), addr.MustAddress("postmaster@bücher.example")
+		c, err := d.compose()
+		if err != nil {
+			t.Fatal(err)
+		}
+		h := parse(t, d).header
+		if h.Get("To") != "<alice@xn--bcher-kva.example>" || !strings.HasSuffix(h.Get("From"), "<postmaster@xn--bcher-kva.example>") || c.Message.Options.UTF8 || !is7bit(c.Body) {
+			t.Errorf("To %q, From %q, SMTPUTF8 %v", h.Get("To"), h.Get("From"), c.Message.Options.UTF8)
+		}
+	})
 	t.Run("a sender beyond ASCII is written to with SMTPUTF8", func(t *testing.T) {
 		d := aDSN(byServer(550, [3]int{5, 1, 1}, "no"))
 		d.To = addr.MustAddress("jürgen@sender.example")

@@ -60,6 +60,12 @@ func TestEngineNotify(t *testing.T) {
 		{"DSN-5.2.2-03 DSN-4.1-02 nothing said, failure", "", gone, "failed"},
 		{"DSN-5.2.2-03 success only, failure", "SUCCESS", gone, ""},
 		{"DSN-5.2.2-03 DSN-5.2.2-05 never, failure", "NEVER", gone, ""},
+		{"DSN-5.2.2-02 success and delay, to a server without DSN", "SUCCESS,DELAY", takes, "relayed"},
+		{"DSN-5.2.1-01 all three, to a server with DSN", "SUCCESS,FAILURE,DELAY", offersDSN, ""},
+		{"delay only, success", "DELAY", takes, ""},
+		{"DSN-5.2.2-03 failure among others, failure", "SUCCESS,FAILURE,DELAY", gone, "failed"},
+		{"DSN-5.2.2-03 delay only, failure", "DELAY", gone, ""},
+		{"DSN-5.2.2-03 success and delay, failure", "SUCCESS,DELAY", gone, ""},
 	}
 	for _, tt := range tests {
 		inBubble(t, tt.name, func(t *testing.T) {

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"strings"
 	"time"
 
@@ -47,10 +46,7 @@ Exit codes: 0 the server took it; 1 it was refused, by the server or by a rule; 
 	f.BoolVar(&j.require, "requiretls", false, "ask for REQUIRETLS (RFC 8689)")
 	f.BoolVar(&j.ignore, "tls-required-no", false, "lift MTA-STS and DANE for this message (RFC 8689)")
 	f.BoolVarP(&j.quiet, "quiet", "q", false, "show the outcome only")
-	f.StringVar(&j.policy, "policy", "", "try the policy in `FILE` in place of the published one")
-	f.StringVar(&j.as, "as", "", "take the policy to be in this `MODE`: enforce, testing, none")
-	f.StringArrayVar(&j.servers, "mx", nil, "a mail server that is not in DNS yet, or elsewhere: `HOST=IP[:PORT]`; may be repeated")
-	f.StringVar(&j.resolver, "resolver", "", "DNS server `IP[:PORT]` (default: /etc/resolv.conf)")
+	j.trialFlags(f)
 	return cmd
 }
 
@@ -108,7 +104,7 @@ func (j sendJob) job(stdin io.Reader) (job delivery.Job, domain addr.Domain, err
 	case j.ignore:
 		job.Demand = delivery.Ignore
 	}
-	text, err := j.text(stdin)
+	text, err := j.text(stdin, job)
 	if err != nil {
 		return job, domain, err
 	}
@@ -122,32 +118,20 @@ func (j sendJob) job(stdin io.Reader) (job delivery.Job, domain addr.Domain, err
 const maxSend = 50 << 20
 
 // text is the content with CRLF line ends.
-func (j sendJob) text(stdin io.Reader) ([]byte, error) {
+func (j sendJob) text(stdin io.Reader, job delivery.Job) ([]byte, error) {
 	if j.body == "" {
 		field := ""
 		if j.ignore {
 			field = "TLS-Required: No\r\n"
 		}
 		from := "postmaster@localhost.invalid"
-		if j.from != "" {
-			from = j.from
+		if !job.From.IsNull() {
+			from = job.From.Wire()
 		}
 		return fmt.Appendf(nil, "From: <%s>\r\nTo: <%s>\r\nSubject: a test by stsrelay send\r\nDate: %s\r\nMessage-ID: <%d.stsrelay-send@localhost.invalid>\r\n%s\r\nThis is a test of TLS between mail servers. No answer is needed.\r\n",
-			from, j.to, time.Now().Format("Mon, 02 Jan 2006 15:04:05 -0700"), time.Now().UnixNano(), field), nil
+			from, job.To[0].Address.Wire(), time.Now().Format("Mon, 02 Jan 2006 15:04:05 -0700"), time.Now().UnixNano(), field), nil
 	}
-	in := stdin
-	if j.body != "-" {
-		f, err := os.Open(j.body)
-		if err != nil {
-			return nil, err
-		}
-		defer f.Close()
-		in = f
-	}
-	b, err := io.ReadAll(io.LimitReader(in, maxSend+1))
-	if len(b) > maxSend {
-		return nil, fmt.Errorf("%s has more than %d octets", j.body, maxSend)
-	}
+	b, err := readInput(stdin, j.body, maxSend)
 	return bytes.ReplaceAll(bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n")), []byte("\n"), []byte("\r\n")), err
 }
 

@@ -214,6 +214,9 @@ func TestASCII(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
+			if wire := MustAddress(tt.in).Wire(); tt.ok && wire != tt.want || !tt.ok && wire != tt.in {
+				t.Errorf("on the wire it is %q", wire)
+			}
 			if got, ok := MustAddress(tt.in).ASCII(); got != tt.want || ok != tt.ok {
 				t.Errorf("got %q, %v", got, ok)
 			}

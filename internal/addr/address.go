@@ -148,6 +148,16 @@ func (a Address) ASCII() (s string, ok bool) {
 	return a.local + "@" + a.domain.name, true
 }
 
+// Wire returns the address as commands and headers name it: in ASCII where there
+// is such a form, for only an address without one goes with SMTPUTF8 (ledger
+// UTF8-3.2-03).
+func (a Address) Wire() string {
+	if s, ok := a.ASCII(); ok {
+		return s
+	}
+	return a.text
+}
+
 // MarshalText implements encoding.TextMarshaler.
 func (a Address) MarshalText() ([]byte, error) { return []byte(a.text), nil }
 
