@@ -1,14 +1,12 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +18,7 @@ import (
 	"stsrelay/stscache"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 )
 
 // A checkJob is what `check` was asked to do.
@@ -48,17 +47,23 @@ warning); 3 could not tell, such as when port 25 is blocked here.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return j.run(cmd, g, args) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&j.policy, "policy", "", "try the policy in `FILE` in place of the published one")
-	f.StringVar(&j.as, "as", "", "take the policy to be in this `MODE`: enforce, testing, none")
-	f.StringArrayVar(&j.servers, "mx", nil, "a mail server that is not in DNS yet, or elsewhere: `HOST=IP[:PORT]`; may be repeated")
+	j.trialFlags(f)
 	f.BoolVar(&j.noSMTP, "no-smtp", false, "contact no mail server")
-	f.StringVar(&j.resolver, "resolver", "", "DNS server `IP[:PORT]` (default: /etc/resolv.conf)")
 	f.StringVarP(&j.list, "file", "f", "", "read domains from `LIST`, one in a line; - is standard input")
 	f.StringVar(&j.format, "format", "text", "text, or nagios: one line and the exit code of a plugin")
 	f.DurationVar(&j.watch, "watch", 0, "look again every `DURATION` and tell what has changed")
 	f.BoolVar(&j.exitOnChange, "exit-on-change", false, "with --watch: end at the first change, with the exit code of what is then")
 	f.BoolVar(&j.strict, "strict", false, "let warnings count as errors")
 	return cmd
+}
+
+// trialFlags are those that say what is looked at: what is published, or what
+// could be.
+func (j *checkJob) trialFlags(f *pflag.FlagSet) {
+	f.StringVar(&j.policy, "policy", "", "try the policy in `FILE` in place of the published one")
+	f.StringVar(&j.as, "as", "", "take the policy to be in this `MODE`: enforce, testing, none")
+	f.StringArrayVar(&j.servers, "mx", nil, "a mail server that is not in DNS yet, or elsewhere: `HOST=IP[:PORT]`; may be repeated")
+	f.StringVar(&j.resolver, "resolver", "", "DNS server `IP[:PORT]` (default: /etc/resolv.conf)")
 }
 
 // checksAtOnce bounds how many domains are looked at at the same time.
@@ -150,31 +155,27 @@ func checkAll(ctx context.Context, c *check.Checker, domains []addr.Domain, show
 	return nil
 }
 
+// maxList bounds a list of domains, in octets.
+const maxList = 16 << 20
+
 func (j checkJob) domains(stdin io.Reader, args []string) (list []addr.Domain, err error) {
 	if j.list != "" {
-		in := stdin
-		if j.list != "-" {
-			f, err := os.Open(j.list)
-			if err != nil {
-				return nil, err
-			}
-			defer f.Close()
-			in = f
+		text, err := readInput(stdin, j.list, maxList)
+		if err != nil {
+			return nil, err
 		}
-		lines := bufio.NewScanner(in)
-		for n := 1; lines.Scan(); n++ {
-			text, _, _ := strings.Cut(lines.Text(), "#")
-			if text = strings.TrimSpace(text); text == "" {
+		n := 0
+		for line := range strings.Lines(string(text)) {
+			n++
+			line, _, _ = strings.Cut(line, "#")
+			if line = strings.TrimSpace(line); line == "" {
 				continue
 			}
-			d, err := addr.ParseDomain(text)
+			d, err := addr.ParseDomain(line)
 			if err != nil {
 				return nil, usagef("%s:%d: %w", j.list, n, err)
 			}
 			list = append(list, d)
-		}
-		if err := lines.Err(); err != nil {
-			return nil, fmt.Errorf("%s: %w", j.list, err)
 		}
 	}
 	for _, a := range args {
@@ -206,7 +207,7 @@ func (j checkJob) options(g *globals, domains []addr.Domain) (o app.CheckOptions
 		return o, usagef("--policy and --mx are for one domain")
 	}
 	if j.policy != "" {
-		body, err := readPolicyFile(nil, j.policy)
+		body, err := readInput(nil, j.policy, stscache.MaxPolicySize)
 		if err != nil {
 			return o, err
 		}

@@ -23,6 +23,10 @@ func newPolicy(g *globals) *cobra.Command {
 	return group("policy", "Look at MTA-STS policies before and after they are published", newPolicyLint(g), newPolicyNew(g), newPolicyShow(g), newPolicyRetire(g))
 }
 
+// maxLint is how large a file may be that is looked at: larger than a policy, so
+// that it is said to be too large in the words of lint.
+const maxLint = 1 << 20
+
 // A lintJob is what `policy lint` was asked to do.
 type lintJob struct {
 	domain   string
@@ -95,7 +99,7 @@ func (j *lintJob) run(cmd *cobra.Command, g *globals, path string) error {
 // read gets a policy from a file, or as a domain serves it: then its MX records
 // are compared too.
 func (j *lintJob) read(cmd *cobra.Command, g *globals, path string) ([]byte, error) {
-	body, err := readPolicyFile(cmd.InOrStdin(), path)
+	body, err := readInput(cmd.InOrStdin(), path, maxLint)
 	name := strings.TrimSuffix(strings.TrimPrefix(path, "https://mta-sts."), "/.well-known/mta-sts.txt")
 	domain, fault := addr.ParseDomain(name)
 	if !errors.Is(err, fs.ErrNotExist) || fault != nil || !strings.Contains(name, ".") || strings.HasSuffix(name, ".txt") {
@@ -114,8 +118,8 @@ func (j *lintJob) read(cmd *cobra.Command, g *globals, path string) ([]byte, err
 	return body, nil
 }
 
-// readPolicyFile reads no more than is needed to see that a file is too large.
-func readPolicyFile(stdin io.Reader, path string) ([]byte, error) {
+// readInput reads a file, or standard input for -, that may have so many octets.
+func readInput(stdin io.Reader, path string, most int64) ([]byte, error) {
 	in := stdin
 	if path != "-" {
 		f, err := os.Open(path)
@@ -125,7 +129,11 @@ func readPolicyFile(stdin io.Reader, path string) ([]byte, error) {
 		defer f.Close()
 		in = f
 	}
-	return io.ReadAll(io.LimitReader(in, stscache.MaxPolicySize+1))
+	b, err := io.ReadAll(io.LimitReader(in, most+1))
+	if int64(len(b)) > most {
+		return nil, fmt.Errorf("%s has more than %d octets", path, most)
+	}
+	return b, err
 }
 
 // newToolResolver is the resolver of commands that need no configuration.
